@@ -1,0 +1,2 @@
+mod entry;
+pub use entry::*;
