@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const SCHEMA_VERSION: u32 = 1;
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Recording {
     pub schema: u32,
     pub id: RecordingId,
@@ -32,6 +33,7 @@ pub struct Recording {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RecordingState {
     /// The call goes on, or its end has not been seen yet.
@@ -44,6 +46,7 @@ pub enum RecordingState {
 
 /// How a leg or a recording ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EndReason {
     /// The caller's side ended an answered call (BYE).
@@ -67,6 +70,7 @@ pub enum EndReason {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Gap {
     pub from: CaptureTime,
     /// Absent while the gap lasts.
@@ -76,6 +80,7 @@ pub struct Gap {
 
 /// One signalling dialog of the call.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Leg {
     /// `sip`, later `sccp`, `mgcp`, …
     pub protocol: String,
@@ -90,6 +95,7 @@ pub struct Leg {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Party {
     /// Unique within the recording, counted from 0.
     pub id: u8,
@@ -105,6 +111,7 @@ pub struct Party {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PartyRole {
     Caller,
@@ -113,6 +120,7 @@ pub enum PartyRole {
 
 /// Which side of the conversation a track holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// The recorded user; where no user is known, the caller.
@@ -123,6 +131,7 @@ pub enum Side {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum TrackKind {
     Audio,
@@ -130,6 +139,7 @@ pub enum TrackKind {
 
 /// The audio of one side in one recording, mono, in order, on the 20 ms grid.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Track {
     pub id: TrackId,
     /// The party that speaks: index into `parties`' ids; absent when unknown.
@@ -151,6 +161,7 @@ pub struct Track {
 
 /// Packets that did not become audio, by where they were lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Losses {
     /// Missing from the wire's own sequence numbers: the network's.
     pub network: u64,
@@ -171,6 +182,7 @@ impl Losses {
 
 /// One RTP source that contributed to a track.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Stream {
     /// Empty for the untagged network, else e.g. `vlan 100`.
     pub domain: String,

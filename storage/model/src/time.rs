@@ -11,6 +11,7 @@ pub const NANOS_PER_TICK: u64 = 20_000_000;
 
 /// Nanoseconds since the Unix epoch (UTC), as seen by the capture clock, which never steps.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema), schema(value_type = String, format = DateTime))]
 pub struct CaptureTime(pub u64);
 
 impl CaptureTime {
