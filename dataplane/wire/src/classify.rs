@@ -25,7 +25,7 @@ pub enum Link {
 }
 
 /// What kind of packet it is, and with that, what [`Packet::payload`] holds.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// The UDP payload, and what it looks like.
     Udp(MediaKind),
