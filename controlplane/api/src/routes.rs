@@ -1,0 +1,135 @@
+//! Every address, and what handlers share.
+
+use crate::blocking::Blocking;
+use crate::events::EventBus;
+use crate::metrics::ApiMetrics;
+use crate::problem::{Problem, ProblemKind};
+use crate::query::{NoParameters, Parameters};
+use crate::status::Live;
+use crate::{audio, document, events, guard, metrics, page, recordings, status};
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::Response;
+use bytes::Bytes;
+use prometheus::Registry;
+use sidetone_store::StoreReader;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, watch};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+/// Clients that may follow the events at once.
+const SUBSCRIBERS_MAX: usize = 64;
+
+/// What handlers share; a clone is a few reference counts.
+#[derive(Clone)]
+pub(crate) struct AppState {
+    pub(crate) reader: Arc<StoreReader>,
+    pub(crate) live: Arc<dyn Live>,
+    pub(crate) events: EventBus,
+    pub(crate) registry: Registry,
+    pub(crate) metrics: ApiMetrics,
+    pub(crate) blocking: Blocking,
+    pub(crate) subscribers: Arc<Semaphore>,
+    /// Becomes true when the server stops; streams without an end of their own end then.
+    pub(crate) stopping: watch::Receiver<bool>,
+    openapi: Bytes,
+}
+
+impl AppState {
+    pub(crate) fn new(
+        reader: Arc<StoreReader>,
+        live: Arc<dyn Live>,
+        events: EventBus,
+        registry: Registry,
+        metrics: ApiMetrics,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            reader,
+            live,
+            events,
+            registry,
+            metrics,
+            blocking: Blocking::new(),
+            subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
+            stopping,
+            openapi: openapi_document().into(),
+        }
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Sidetone",
+        description = "Live calls, recordings and their audio, events and state of a Sidetone appliance. Times are RFC 3339 in \
+                       UTC with nanoseconds. Every refusal is a problem document (RFC 9457) with a cause and a remedy."
+    ),
+    tags(
+        (name = "recordings", description = "What is kept"),
+        (name = "live", description = "What happens now"),
+        (name = "operating", description = "How the appliance does"),
+    )
+)]
+struct Description;
+
+/// The API's addresses: whatever is registered here is in the OpenAPI document.
+fn api() -> OpenApiRouter<AppState> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(recordings::calls))
+        .routes(routes!(recordings::recordings))
+        .routes(routes!(recordings::recording))
+        .routes(routes!(audio::audio))
+        .routes(routes!(events::events))
+        .routes(routes!(status::status))
+        .routes(routes!(status::healthz))
+        .routes(routes!(status::readyz))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(openapi))
+}
+
+/// The OpenAPI 3.1 description of this API as JSON; what `/api/v1/openapi.json` serves.
+pub fn openapi_document() -> String {
+    let (_, document) = api().split_for_parts();
+    // The document is made of maps and strings, which always have a JSON form.
+    document.to_pretty_json().unwrap_or_default()
+}
+
+/// Everything, ready to be served.
+pub(crate) fn router(state: AppState) -> Router {
+    let (api, _) = api().split_for_parts();
+    api.merge(page::routes())
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(axum::middleware::from_fn(guard::guard))
+        .layer(axum::middleware::from_fn_with_state(state.metrics.clone(), metrics::count))
+        .with_state(state)
+}
+
+/// This description, generated from the code that answers.
+#[utoipa::path(
+    get, path = "/api/v1/openapi.json", tag = "operating",
+    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = Object))
+)]
+async fn openapi(
+    State(state): State<AppState>,
+    Parameters(NoParameters {}): Parameters<NoParameters>,
+    headers: HeaderMap,
+) -> Response {
+    document::validated(&headers, StatusCode::OK, "application/json", state.openapi.clone())
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(200).collect();
+    Problem::new(ProblemKind::NotFound, format!("there is nothing at {path}"))
+        .remedy("/api/v1/openapi.json lists every address; recordings are at /api/v1/recordings")
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    let path: String = uri.path().chars().take(200).collect();
+    Problem::new(ProblemKind::MethodNotAllowed, format!("{path} does not take {method}; this API only reads"))
+        .remedy("use GET or HEAD; the header Allow says so, too")
+}
