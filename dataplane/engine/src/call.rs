@@ -1,0 +1,517 @@
+//! The call thread: signalling, fragments and stream sightings in; decisions out.
+//!
+//! One thread puts together what a NIC may have spread over queues: fragments of one datagram, both directions of one
+//! dialog. It owns the protocol decoders and the call tracker, and carries out the tracker's commands. All of it is
+//! driven by `step` with a time, live and in replay alike.
+
+use crate::counters::CallCounters;
+use crate::message::{EngineEvent, EventSink, FinishTracks, FlowCommand, FlowNotice, OpenStream, WriterLoss, kind};
+use crate::receive::link_of;
+use crate::ring::MessageConsumer;
+use sidetone_calls::{Command, FinishAll, FlowRef, TrackReport, Tracker, TrackerConfig};
+use sidetone_capture::TapControl;
+use sidetone_log::Fact;
+use sidetone_model::{CaptureTime, Domain, Recording, RecordingId, RecordingState, TrackId};
+use sidetone_signalling::event::CallEvent;
+use sidetone_signalling::{Datagram, MessageOutcome, SipConfig, SipDecoder, SipFramer, Transport};
+use sidetone_wire::{
+    FragmentStatistics, Kind, Link, MediaKind, Reassembler, ReassemblerLimits, StreamId, TcpEvent, TcpLimits,
+    TcpReassembler, TcpStatistics, classify,
+};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Work taken from one receive queue before the others have their turn.
+const BATCH: usize = 256;
+/// Decoders and tracker look at their timers this often.
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The way to and from one receive thread.
+pub(crate) struct ReceiverLink {
+    pub(crate) frames: MessageConsumer,
+    pub(crate) notices: rtrb::Consumer<FlowNotice>,
+    pub(crate) commands: rtrb::Producer<FlowCommand>,
+}
+
+/// The way to and from one encoder thread.
+pub(crate) struct EncoderEnd {
+    pub(crate) finish: rtrb::Producer<FinishTracks>,
+    pub(crate) reports: rtrb::Consumer<TrackReport>,
+}
+
+pub(crate) struct CallRings {
+    pub(crate) receivers: Vec<ReceiverLink>,
+    pub(crate) encoders: Vec<EncoderEnd>,
+    pub(crate) facts: rtrb::Producer<Fact>,
+    pub(crate) losses: rtrb::Consumer<WriterLoss>,
+}
+
+/// The calls that go on now, for whoever asks. Written by the call thread at a recording's changes, never per packet.
+#[derive(Default)]
+pub struct LiveCalls {
+    recordings: Mutex<BTreeMap<RecordingId, Arc<Recording>>>,
+}
+
+impl LiveCalls {
+    /// Active recordings, newest first.
+    pub fn list(&self) -> Vec<Arc<Recording>> {
+        self.lock().values().rev().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<RecordingId, Arc<Recording>>> {
+        // A reader that panicked has changed nothing.
+        self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the call thread knows and metrics show; refreshed about once a second.
+#[derive(Clone, Default, Debug)]
+pub struct CallStatistics {
+    pub tracker: sidetone_calls::TrackerStatistics,
+    pub fragments: FragmentStatistics,
+    pub tcp: TcpStatistics,
+    pub messages: BTreeMap<&'static str, u64>,
+    /// Media inside IP fragments: recognised, not recorded.
+    pub fragmented_media: u64,
+}
+
+pub(crate) struct CallThread {
+    rings: CallRings,
+    sip: SipDecoder,
+    fragments: Reassembler,
+    tcp: TcpReassembler,
+    framers: HashMap<StreamId, SipFramer, foldhash::fast::RandomState>,
+    tracker: Tracker,
+    taps: Vec<TapControl>,
+    recordings: HashMap<RecordingId, Assignment, foldhash::fast::RandomState>,
+    /// How many recordings each encoder has.
+    encoder_load: Vec<u32>,
+    streams: HashMap<FlowRef, (RecordingId, TrackId, u32), foldhash::fast::RandomState>,
+    next_stream: u32,
+    /// What found its ring full; order is kept per ring.
+    flow_backlog: Vec<VecDeque<FlowCommand>>,
+    finish_backlog: Vec<VecDeque<FinishTracks>>,
+    fact_backlog: VecDeque<Fact>,
+    events: EventSink,
+    live: Arc<LiveCalls>,
+    statistics: Arc<Mutex<CallStatistics>>,
+    messages: BTreeMap<&'static str, u64>,
+    fragmented_media: u64,
+    counters: Arc<CallCounters>,
+    last_tick: CaptureTime,
+    last_statistics: CaptureTime,
+    now: CaptureTime,
+    scratch: Vec<u8>,
+    call_events: Vec<CallEvent>,
+    commands: Vec<Command>,
+}
+
+/// What the call thread remembers of a recording that is being made.
+struct Assignment {
+    /// All its streams go to this encoder.
+    encoder: u16,
+    flows: Vec<FlowRef>,
+    /// Packets whose encoded audio the writer lost, per track.
+    writer_losses: BTreeMap<TrackId, u64>,
+}
+
+/// What the call thread is given besides its rings.
+pub(crate) struct CallParts {
+    pub(crate) sip: SipConfig,
+    pub(crate) tracker: TrackerConfig,
+    pub(crate) taps: Vec<TapControl>,
+    pub(crate) events: EventSink,
+    pub(crate) live: Arc<LiveCalls>,
+    pub(crate) statistics: Arc<Mutex<CallStatistics>>,
+    pub(crate) counters: Arc<CallCounters>,
+}
+
+impl CallThread {
+    pub(crate) fn new(rings: CallRings, parts: CallParts) -> Self {
+        let (receivers, encoders) = (rings.receivers.len(), rings.encoders.len());
+        Self {
+            rings,
+            sip: SipDecoder::new(&parts.sip),
+            fragments: Reassembler::new(ReassemblerLimits::default()),
+            tcp: TcpReassembler::new(TcpLimits::default()),
+            framers: HashMap::default(),
+            tracker: Tracker::new(parts.tracker),
+            taps: parts.taps,
+            recordings: HashMap::default(),
+            encoder_load: vec![0; encoders],
+            streams: HashMap::default(),
+            next_stream: 0,
+            flow_backlog: vec![VecDeque::new(); receivers],
+            finish_backlog: vec![VecDeque::new(); encoders],
+            fact_backlog: VecDeque::new(),
+            events: parts.events,
+            live: parts.live,
+            statistics: parts.statistics,
+            messages: BTreeMap::new(),
+            fragmented_media: 0,
+            counters: parts.counters,
+            last_tick: CaptureTime::ZERO,
+            last_statistics: CaptureTime::ZERO,
+            now: CaptureTime::ZERO,
+            scratch: Vec::with_capacity(64 * 1024),
+            call_events: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// Takes what has come and carries out what follows from it. True when there was anything to do.
+    pub(crate) fn step(&mut self, now: CaptureTime) -> bool {
+        self.now = now;
+        let mut busy = false;
+        for receiver in 0..self.rings.receivers.len() {
+            for _ in 0..BATCH {
+                let Some(header) = self.rings.receivers[receiver].frames.pop(&mut self.scratch) else { break };
+                assert!(header.kind == kind::FRAME, "receive threads send nothing but frames here");
+                self.counters.frames.add(1);
+                let frame = std::mem::take(&mut self.scratch);
+                self.on_frame(header.time, link_of(header.variant), &frame);
+                self.scratch = frame;
+                busy = true;
+            }
+            for _ in 0..BATCH {
+                let Ok(notice) = self.rings.receivers[receiver].notices.pop() else { break };
+                self.on_notice(&notice);
+                busy = true;
+            }
+        }
+        for encoder in 0..self.rings.encoders.len() {
+            while let Ok(report) = self.rings.encoders[encoder].reports.pop() {
+                self.on_report(report);
+                busy = true;
+            }
+        }
+        while let Ok(loss) = self.rings.losses.pop() {
+            if let Some(assignment) = self.recordings.get_mut(&loss.recording) {
+                *assignment.writer_losses.entry(loss.track).or_default() += u64::from(loss.packets);
+            }
+        }
+        self.tick(now);
+        self.execute();
+        self.send_backlog();
+        busy
+    }
+
+    fn on_frame(&mut self, time: CaptureTime, link: Link, bytes: &[u8]) {
+        let Ok(packet) = classify(link, bytes) else { return };
+        match packet.kind {
+            Kind::Udp(_) => {
+                self.on_datagram(time, packet.domain, Transport::Udp, packet.source, packet.destination, packet.payload);
+            }
+            Kind::Tcp => {
+                let (domain, source, destination) = (packet.domain, packet.source, packet.destination);
+                let mut stream_events = StreamEvents {
+                    framers: &mut self.framers,
+                    sip: &mut self.sip,
+                    events: &mut self.call_events,
+                    messages: &mut self.messages,
+                };
+                self.tcp.push(time, domain, source, destination, packet.transport, &mut |event| {
+                    stream_events.on_event(&event);
+                });
+                self.track_events();
+            }
+            Kind::Fragment => self.on_fragment(time, packet.domain, packet.payload),
+            Kind::Tunnel | Kind::Other => {}
+        }
+    }
+
+    fn on_fragment(&mut self, time: CaptureTime, domain: Domain, packet: &[u8]) {
+        let mut whole = None;
+        self.fragments.push(time, domain, packet, &mut |datagram| whole = Some(datagram.packet.to_vec()));
+        let Some(whole) = whole else { return };
+        let Ok(mut packet) = classify(Link::RawIp, &whole) else { return };
+        packet.domain = domain;
+        match packet.kind {
+            Kind::Udp(MediaKind::Rtp | MediaKind::Rtcp) => self.fragmented_media += 1,
+            Kind::Udp(_) => {
+                self.on_datagram(time, domain, Transport::Udp, packet.source, packet.destination, packet.payload);
+            }
+            Kind::Tcp => {
+                let mut stream_events = StreamEvents {
+                    framers: &mut self.framers,
+                    sip: &mut self.sip,
+                    events: &mut self.call_events,
+                    messages: &mut self.messages,
+                };
+                self.tcp.push(time, domain, packet.source, packet.destination, packet.transport, &mut |event| {
+                    stream_events.on_event(&event);
+                });
+                self.track_events();
+            }
+            Kind::Fragment | Kind::Tunnel | Kind::Other => {}
+        }
+    }
+
+    fn on_datagram(
+        &mut self,
+        time: CaptureTime,
+        domain: Domain,
+        transport: Transport,
+        source: SocketAddr,
+        destination: SocketAddr,
+        bytes: &[u8],
+    ) {
+        let datagram = Datagram { time, domain, transport, source, destination, bytes };
+        let outcome = self.sip.on_message(&datagram, &mut self.call_events);
+        *self.messages.entry(outcome.label()).or_default() += 1;
+        self.track_events();
+    }
+
+    fn track_events(&mut self) {
+        let mut events = std::mem::take(&mut self.call_events);
+        for event in events.drain(..) {
+            tracing::debug!(call_id = %event.leg.call_id, kind = ?event.kind, "call event");
+            self.tracker.on_event(&event, &mut self.commands);
+            self.execute();
+        }
+        self.call_events = events;
+    }
+
+    fn on_notice(&mut self, notice: &FlowNotice) {
+        match notice {
+            FlowNotice::Sighting(sighting) => self.tracker.on_sighting(sighting, &mut self.commands),
+            FlowNotice::Gone(gone) => {
+                self.streams.remove(&gone.flow);
+                self.tracker.on_gone(gone, &mut self.commands);
+            }
+        }
+        self.execute();
+    }
+
+    fn on_report(&mut self, mut report: TrackReport) {
+        // Chunks that the encoder could hand over and the writer could not store.
+        let assignment = self.recordings.get(&report.recording);
+        if let Some(lost) = assignment.and_then(|assignment| assignment.writer_losses.get(&report.track)) {
+            report.measured.losses.writer += lost;
+        }
+        self.tracker.on_report(&report, &mut self.commands);
+        self.execute();
+    }
+
+    fn tick(&mut self, now: CaptureTime) {
+        if now.since(self.last_tick) < TICK_INTERVAL && now >= self.last_tick {
+            return;
+        }
+        self.last_tick = now;
+        self.fragments.on_tick(now);
+        let mut stream_events = StreamEvents {
+            framers: &mut self.framers,
+            sip: &mut self.sip,
+            events: &mut self.call_events,
+            messages: &mut self.messages,
+        };
+        self.tcp.on_tick(now, &mut |event| stream_events.on_event(&event));
+        self.sip.on_tick(now, &mut self.call_events);
+        self.track_events();
+        self.tracker.on_tick(now, &mut self.commands);
+        if now.since(self.last_statistics) >= Duration::from_secs(1) || now < self.last_statistics {
+            self.last_statistics = now;
+            self.publish_statistics();
+        }
+    }
+
+    pub(crate) fn publish_statistics(&self) {
+        let statistics = CallStatistics {
+            tracker: self.tracker.statistics(),
+            fragments: self.fragments.statistics(),
+            tcp: self.tcp.statistics(),
+            messages: self.messages.clone(),
+            fragmented_media: self.fragmented_media,
+        };
+        *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
+    }
+
+    /// Carries out the tracker's commands. None waits here: what finds a ring full goes to a backlog.
+    fn execute(&mut self) {
+        let mut commands = std::mem::take(&mut self.commands);
+        for command in commands.drain(..) {
+            match command {
+                Command::Record { flow, key, recording, track, format } => {
+                    let encoder = self.assignment(recording).encoder;
+                    let stream = match self.streams.get(&flow) {
+                        Some((r, t, stream)) if (*r, *t) == (recording, track) => *stream,
+                        _ => {
+                            self.next_stream = self.next_stream.wrapping_add(1);
+                            self.streams.insert(flow, (recording, track, self.next_stream));
+                            self.assignment(recording).flows.push(flow);
+                            self.next_stream
+                        }
+                    };
+                    let open = OpenStream { stream, key, recording, track, format };
+                    self.flow_backlog[usize::from(flow.queue)].push_back(FlowCommand::Record { flow, encoder, open });
+                }
+                Command::Release { flow } => {
+                    self.flow_backlog[usize::from(flow.queue)].push_back(FlowCommand::Release { flow });
+                }
+                Command::Discard { flow, key } => {
+                    self.flow_backlog[usize::from(flow.queue)].push_back(FlowCommand::Discard { flow });
+                    for tap in &mut self.taps {
+                        if let Err(error) = tap.discard(&key) {
+                            self.counters.tap_errors.add(1);
+                            tracing::debug!(%error, "the XDP program was not told to discard a stream");
+                        }
+                    }
+                }
+                Command::Expect { address } => {
+                    for tap in &mut self.taps {
+                        if let Err(error) = tap.expect(address) {
+                            self.counters.tap_errors.add(1);
+                            tracing::debug!(%error, "the XDP program was not told to expect media");
+                        }
+                    }
+                }
+                Command::Finish { recording, tracks, at } => {
+                    let encoder = self.assignment(recording).encoder;
+                    self.finish_backlog[usize::from(encoder)].push_back(FinishTracks { recording, tracks, at });
+                }
+                Command::Save { recording, resume } => self.save(recording, resume),
+                Command::NotRecorded { call_id, at, reason } => {
+                    (self.events)(EngineEvent::NotRecorded { call_id, at, reason });
+                }
+            }
+        }
+        // `execute` is never entered from within, so nothing was added meanwhile.
+        self.commands = commands;
+    }
+
+    /// The recording's encoder and streams; a new recording goes to the encoder with the fewest.
+    fn assignment(&mut self, recording: RecordingId) -> &mut Assignment {
+        self.recordings.entry(recording).or_insert_with(|| {
+            let load = &mut self.encoder_load;
+            let least = load.iter().enumerate().min_by_key(|(_, load)| **load).map_or(0, |(index, _)| index);
+            load[least] += 1;
+            Assignment { encoder: least as u16, flows: Vec::new(), writer_losses: BTreeMap::new() }
+        })
+    }
+
+    fn save(&mut self, recording: Arc<Recording>, resume: Option<serde_json::Value>) {
+        let active = recording.state == RecordingState::Active;
+        let known = if active {
+            self.live.lock().insert(recording.id, recording.clone()).is_some()
+        } else {
+            if let Some(assignment) = self.recordings.remove(&recording.id) {
+                self.encoder_load[usize::from(assignment.encoder)] -= 1;
+                for flow in &assignment.flows {
+                    if self.streams.get(flow).is_some_and(|(id, _, _)| *id == recording.id) {
+                        self.streams.remove(flow);
+                    }
+                }
+            }
+            self.live.lock().remove(&recording.id).is_some()
+        };
+        self.fact_backlog.push_back(Fact::Recording { recording: recording.clone(), resume });
+        let event = match (active, known) {
+            (true, false) => EngineEvent::CallStarted(recording),
+            (true, true) => EngineEvent::CallUpdated(recording),
+            (false, _) => EngineEvent::CallEnded(recording),
+        };
+        (self.events)(event);
+    }
+
+    fn send_backlog(&mut self) {
+        for (link, backlog) in self.rings.receivers.iter_mut().zip(&mut self.flow_backlog) {
+            drain_into(backlog, &mut link.commands);
+        }
+        for (encoder, backlog) in self.rings.encoders.iter_mut().zip(&mut self.finish_backlog) {
+            drain_into(backlog, &mut encoder.finish);
+        }
+        drain_into(&mut self.fact_backlog, &mut self.rings.facts);
+        let waiting = self.flow_backlog.iter().map(VecDeque::len).sum::<usize>()
+            + self.finish_backlog.iter().map(VecDeque::len).sum::<usize>()
+            + self.fact_backlog.len();
+        self.counters.commands_waiting.set(waiting as u64);
+    }
+
+    /// Goes on with recordings that were active when the process stopped.
+    pub(crate) fn restore(&mut self, active: Vec<(Recording, serde_json::Value)>, now: CaptureTime) {
+        for (recording, resume) in active {
+            match self.tracker.restore(&recording, &resume, now, &mut self.commands) {
+                Ok(()) => {
+                    self.live.lock().insert(recording.id, Arc::new(recording));
+                }
+                Err(error) => {
+                    tracing::error!(recording = %recording.id, %error, "an active recording cannot be gone on with");
+                }
+            }
+        }
+        self.execute();
+    }
+
+    /// The capture is at its end: every call ends.
+    pub(crate) fn finish_all(&mut self, now: CaptureTime) {
+        let mut stream_events = StreamEvents {
+            framers: &mut self.framers,
+            sip: &mut self.sip,
+            events: &mut self.call_events,
+            messages: &mut self.messages,
+        };
+        self.tcp.finish(now, &mut |event| stream_events.on_event(&event));
+        self.track_events();
+        self.tracker.finish_all(now, FinishAll::CaptureEnd, &mut self.commands);
+        self.execute();
+    }
+
+    /// The process stops: active recordings are saved as active, with what the next process needs.
+    pub(crate) fn suspend(&mut self, now: CaptureTime) {
+        self.tracker.suspend(now, &mut self.commands);
+        self.execute();
+        self.send_backlog();
+    }
+
+    pub(crate) fn has_unsent_facts(&self) -> bool {
+        !self.fact_backlog.is_empty()
+    }
+
+    pub(crate) fn tracker(&self) -> &Tracker {
+        &self.tracker
+    }
+}
+
+/// Moves what fits from the backlog into the ring, in order.
+fn drain_into<T>(backlog: &mut VecDeque<T>, ring: &mut rtrb::Producer<T>) {
+    while let Some(item) = backlog.pop_front() {
+        if let Err(rtrb::PushError::Full(item)) = ring.push(item) {
+            backlog.push_front(item);
+            return;
+        }
+    }
+}
+
+/// Byte streams into SIP messages.
+struct StreamEvents<'a> {
+    framers: &'a mut HashMap<StreamId, SipFramer, foldhash::fast::RandomState>,
+    sip: &'a mut SipDecoder,
+    events: &'a mut Vec<CallEvent>,
+    messages: &'a mut BTreeMap<&'static str, u64>,
+}
+
+impl StreamEvents<'_> {
+    fn on_event(&mut self, event: &TcpEvent<'_>) {
+        match *event {
+            TcpEvent::Bytes { stream, domain, source, destination, time, bytes } => {
+                let framer = self.framers.entry(stream).or_default();
+                framer.push(bytes, &mut |message| {
+                    let datagram =
+                        Datagram { time, domain, transport: Transport::Tcp, source, destination, bytes: message };
+                    let outcome: MessageOutcome = self.sip.on_message(&datagram, self.events);
+                    *self.messages.entry(outcome.label()).or_default() += 1;
+                });
+            }
+            TcpEvent::Gap { stream, .. } => {
+                if let Some(framer) = self.framers.get_mut(&stream) {
+                    framer.gap();
+                }
+            }
+            TcpEvent::End { stream, .. } => {
+                self.framers.remove(&stream);
+            }
+        }
+    }
+}

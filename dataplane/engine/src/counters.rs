@@ -1,0 +1,171 @@
+//! Counters that one thread writes and any thread reads, and the ends that a frame can have.
+
+use crossbeam::utils::CachePadded;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Written by one thread only, so that adding is a load and a store and no locked instruction.
+#[derive(Default, Debug)]
+pub struct Counter(CachePadded<AtomicU64>);
+
+impl Counter {
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! labelled_enum {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $label:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum $name { $($(#[$variant_doc])* $variant,)* }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+        }
+    };
+}
+
+labelled_enum! {
+    /// Where a frame ended that was not dropped.
+    Kept {
+        /// It belongs to a track.
+        Track = "track",
+        /// The call thread has it: signalling, a fragment, a segment of a signalling connection.
+        Signalling = "signalling",
+        /// Control packets of a media stream; recognised, not kept.
+        Rtcp = "rtcp",
+    }
+}
+
+labelled_enum! {
+    /// Why a frame was dropped. Every dropped frame has exactly one reason.
+    Drop {
+        /// Its headers could not be read.
+        Unparsed = "unparsed",
+        /// Neither signalling nor media: not what a call recorder listens for.
+        NotVoice = "not_voice",
+        /// A tunnel that is not opened.
+        Tunnel = "tunnel",
+        /// Media that no call claimed within the pre-roll.
+        Unclaimed = "unclaimed",
+        /// Media of a stream that policy does not want.
+        Discarded = "discarded",
+        /// Media without a call, and no room in the pre-roll.
+        PreRollFull = "pre_roll_full",
+        /// Media of a new stream, and no room in the flow table (`max_streams`).
+        FlowTableFull = "flow_table_full",
+        /// The call thread did not keep up.
+        SignallingRingFull = "signalling_ring_full",
+    }
+}
+
+/// What one receive thread counts. `received = Σ kept + Σ dropped + held`.
+#[derive(Default, Debug)]
+pub struct ReceiveCounters {
+    pub frames_received: Counter,
+    pub bytes_received: Counter,
+    kept: [Counter; Kept::ALL.len()],
+    dropped: [Counter; Drop::ALL.len()],
+    /// Packets in the pre-roll.
+    pub held: Counter,
+    /// Streams in the flow table.
+    pub flows: Counter,
+    /// Packets of tracks that found an encoder's ring full.
+    pub lost_to_encoder: Counter,
+    /// What the source missed before it reached us (NIC, kernel ring); counts as received and dropped.
+    pub missed: Counter,
+    pub errors: Counter,
+    /// 1 while the source fails.
+    pub(crate) failing: Counter,
+}
+
+impl ReceiveCounters {
+    pub(crate) fn keep(&self, end: Kept) {
+        self.kept[end as usize].add(1);
+    }
+
+    pub(crate) fn drop(&self, reason: Drop, frames: u64) {
+        self.dropped[reason as usize].add(frames);
+    }
+
+    pub fn kept(&self, end: Kept) -> u64 {
+        self.kept[end as usize].get()
+    }
+
+    pub fn dropped(&self, reason: Drop) -> u64 {
+        self.dropped[reason as usize].get()
+    }
+
+    /// Nothing is captured at the moment.
+    pub fn is_failing(&self) -> bool {
+        self.failing.get() != 0
+    }
+
+    /// `received − Σ ends − held`: zero whenever the thread is between two frames.
+    pub fn unaccounted(&self) -> i64 {
+        let kept: u64 = Kept::ALL.iter().map(|end| self.kept(*end)).sum();
+        let dropped: u64 = Drop::ALL.iter().map(|reason| self.dropped(*reason)).sum();
+        self.frames_received.get().wrapping_sub(kept + dropped + self.held.get()) as i64
+    }
+}
+
+/// What the call thread counts.
+#[derive(Default, Debug)]
+pub struct CallCounters {
+    pub frames: Counter,
+    /// Decisions that another thread has had no room for yet.
+    pub commands_waiting: Counter,
+    pub tap_errors: Counter,
+}
+
+/// What one encoder thread counts. `packets = Σ outcomes` once nothing waits for its place (`waiting`).
+#[derive(Default, Debug)]
+pub struct EncoderCounters {
+    pub packets: Counter,
+    /// Packets of streams whose track was already finished.
+    pub after_end: Counter,
+    pub encoded: Counter,
+    pub duplicates: Counter,
+    pub late: Counter,
+    pub not_audio: Counter,
+    pub undecodable: Counter,
+    pub lost_to_writer: Counter,
+    /// Packets that wait in reorder windows and open chunks.
+    pub waiting: Counter,
+    pub tracks: Counter,
+    pub chunks: Counter,
+    pub panics: Counter,
+}
+
+/// What the writer thread counts.
+#[derive(Default, Debug)]
+pub struct WriterCounters {
+    pub chunks: Counter,
+    pub facts: Counter,
+    pub bytes: Counter,
+    pub flushes: Counter,
+    pub flush_nanos: Counter,
+    pub lost_packets: Counter,
+    pub errors: Counter,
+    /// 1 while the store cannot be written.
+    pub(crate) failing: Counter,
+}
+
+impl WriterCounters {
+    /// The store cannot be written at the moment.
+    pub fn is_failing(&self) -> bool {
+        self.failing.get() != 0
+    }
+}

@@ -1,0 +1,254 @@
+//! The data plane on real ports: one thread per receive queue, one for calls, some for encoding, one for writing. The
+//! only place where threads of the data plane start.
+
+use crate::assemble::{Observed, Parts, Setup, assemble};
+use crate::encode::Encoder;
+use crate::receive::Receiver;
+use crate::{affinity, call::CallThread, write::Writer};
+use sidetone_capture::{CaptureClock, FrameSource, Port};
+use sidetone_model::Recording;
+use sidetone_store::StoreWriter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+/// How long a receive thread waits for frames before it looks at its commands.
+const RECEIVE_TIMEOUT: Duration = Duration::from_millis(10);
+/// Frames taken at a go.
+const RECEIVE_BUDGET: usize = 256;
+/// How long threads without work sleep. Rings hold far more than comes in meanwhile.
+const CALL_IDLE: Duration = Duration::from_millis(2);
+const ENCODER_IDLE: Duration = Duration::from_millis(10);
+const WRITER_IDLE: Duration = Duration::from_millis(20);
+/// Pause after a source failed (interface down, …) before it is tried again.
+const SOURCE_RETRY: Duration = Duration::from_millis(200);
+/// Stopping gives up on rings that do not empty.
+const DRAIN_LIMIT: Duration = Duration::from_secs(20);
+
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("the data plane needs at least one receive queue")]
+    NoQueue,
+    #[error("thread '{name}' could not be started")]
+    Spawn {
+        name: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("thread '{name}' ended by a fault of its own")]
+    Panicked { name: &'static str },
+    #[error("the last data could not be written: {unwritten} thread(s) still held some after {seconds} s")]
+    NotDrained { unwritten: usize, seconds: u64 },
+}
+
+/// The running data plane.
+pub struct Engine {
+    stop: StopFlags,
+    receivers: Vec<JoinHandle<()>>,
+    encoders: Vec<JoinHandle<()>>,
+    call: JoinHandle<()>,
+    writer: JoinHandle<StoreWriter>,
+    observed: Observed,
+    clock: CaptureClock,
+}
+
+/// Threads stop in the order in which data flows, so that everything heard reaches the disk.
+#[derive(Default)]
+struct StopFlags {
+    receive: Arc<AtomicBool>,
+    encode: Arc<AtomicBool>,
+    call: Arc<AtomicBool>,
+    write: Arc<AtomicBool>,
+}
+
+impl Engine {
+    /// Starts all threads. `active` are recordings that were going on when the last process stopped.
+    pub fn start(
+        setup: &Setup,
+        ports: Vec<Port>,
+        store: StoreWriter,
+        active: Vec<(Recording, serde_json::Value)>,
+    ) -> Result<Self, EngineError> {
+        let mut sources = Vec::new();
+        let mut taps = Vec::new();
+        for port in ports {
+            sources.extend(port.sources);
+            taps.extend(port.control);
+        }
+        let queues = u16::try_from(sources.len()).unwrap_or(u16::MAX);
+        if queues == 0 {
+            return Err(EngineError::NoQueue);
+        }
+        let Parts { receivers, mut call, encoders, writer, observed } =
+            assemble(setup, queues, setup.engine.encoder_thread_count(), store, taps);
+        let clock = CaptureClock::new();
+        call.restore(active, clock.now());
+
+        let stop = StopFlags::default();
+        let writer = {
+            let (stop, interval) = (stop.write.clone(), setup.engine.flush_interval());
+            spawn("writer".into(), None, move || run_writer(writer, interval, &stop))?
+        };
+        let call = {
+            let (stop, clock) = (stop.call.clone(), clock.clone());
+            spawn("calls".into(), None, move || run_calls(call, &clock, &stop))?
+        };
+        let encoders = encoders
+            .into_iter()
+            .enumerate()
+            .map(|(index, encoder)| {
+                let stop = stop.encode.clone();
+                let core = setup.engine.encoder_cores.get(index).copied();
+                spawn(format!("encoder-{index}"), core, move || run_encoder(encoder, &stop))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let receivers = receivers
+            .into_iter()
+            .zip(sources)
+            .enumerate()
+            .map(|(index, (receiver, source))| {
+                let (stop, clock) = (stop.receive.clone(), clock.clone());
+                let core = setup.engine.receive_cores.get(index).copied();
+                let counters = observed.receive[index].clone();
+                spawn(format!("receive-{index}"), core, move || run_receiver(receiver, source, &counters, &clock, &stop))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { stop, receivers, encoders, call, writer, observed, clock })
+    }
+
+    pub fn observed(&self) -> &Observed {
+        &self.observed
+    }
+
+    pub fn clock(&self) -> &CaptureClock {
+        &self.clock
+    }
+
+    /// True while every thread runs.
+    pub fn is_healthy(&self) -> bool {
+        !(self.call.is_finished()
+            || self.writer.is_finished()
+            || self.receivers.iter().any(JoinHandle::is_finished)
+            || self.encoders.iter().any(JoinHandle::is_finished))
+    }
+
+    /// Stops receiving, lets everything heard reach the disk, and leaves running calls active for the next process.
+    pub fn stop(self) -> Result<StoreWriter, EngineError> {
+        let joined = |handle: JoinHandle<()>, name| handle.join().map_err(|_| EngineError::Panicked { name });
+        self.stop.receive.store(true, Ordering::Release);
+        let receivers: Vec<_> = self.receivers.into_iter().map(|handle| joined(handle, "receive")).collect();
+        self.stop.encode.store(true, Ordering::Release);
+        let encoders: Vec<_> = self.encoders.into_iter().map(|handle| joined(handle, "encoder")).collect();
+        self.stop.call.store(true, Ordering::Release);
+        let call = joined(self.call, "calls");
+        self.stop.write.store(true, Ordering::Release);
+        let store = self.writer.join().map_err(|_| EngineError::Panicked { name: "writer" })?;
+        // The others' faults are told only after the store is safe.
+        receivers.into_iter().chain(encoders).chain([call]).collect::<Result<Vec<()>, _>>()?;
+        Ok(store)
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: String,
+    core: Option<u16>,
+    body: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, EngineError> {
+    std::thread::Builder::new()
+        .name(name.clone())
+        .spawn(move || {
+            if let Some(core) = core
+                && let Err(error) = affinity::pin_to(core)
+            {
+                tracing::warn!(core, %error, "a thread could not be pinned; it runs where the kernel puts it");
+            }
+            body()
+        })
+        .map_err(|source| EngineError::Spawn { name, source })
+}
+
+fn run_receiver(
+    mut receiver: Receiver,
+    mut source: Box<dyn FrameSource>,
+    counters: &crate::counters::ReceiveCounters,
+    clock: &CaptureClock,
+    stop: &AtomicBool,
+) {
+    let mut last_statistics = Instant::now();
+    while !stop.load(Ordering::Acquire) {
+        match source.receive(RECEIVE_TIMEOUT, RECEIVE_BUDGET, &mut |frame| receiver.on_frame(frame)) {
+            Ok(_) => counters.failing.set(0),
+            Err(error) => {
+                counters.errors.add(1);
+                if !counters.is_failing() {
+                    tracing::error!(error = %error, "nothing is captured on this queue; it is tried again");
+                }
+                counters.failing.set(1);
+                sleep(SOURCE_RETRY);
+            }
+        }
+        receiver.apply_commands();
+        receiver.on_tick(clock.now());
+        if last_statistics.elapsed() >= Duration::from_millis(500) {
+            last_statistics = Instant::now();
+            counters.missed.set(source.statistics().missed());
+        }
+    }
+    counters.missed.set(source.statistics().missed());
+    receiver.drop_pre_roll();
+    receiver.on_tick(clock.now());
+}
+
+fn run_encoder(mut encoder: Encoder, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        if !encoder.step() {
+            sleep(ENCODER_IDLE);
+        }
+    }
+    let limit = Instant::now();
+    encoder.flush_all();
+    while !encoder.is_idle() && limit.elapsed() < DRAIN_LIMIT {
+        encoder.step();
+        sleep(CALL_IDLE);
+    }
+}
+
+fn run_calls(mut call: CallThread, clock: &CaptureClock, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        if !call.step(clock.now()) {
+            sleep(CALL_IDLE);
+        }
+    }
+    while call.step(clock.now()) {}
+    call.suspend(clock.now());
+    let limit = Instant::now();
+    // The receive threads are gone and will take no command any more; only facts matter now.
+    while call.has_unsent_facts() && limit.elapsed() < DRAIN_LIMIT {
+        sleep(CALL_IDLE);
+        call.step(clock.now());
+    }
+    call.publish_statistics();
+}
+
+fn run_writer(mut writer: Writer, interval: Duration, stop: &AtomicBool) -> StoreWriter {
+    let mut last_flush = Instant::now();
+    while !stop.load(Ordering::Acquire) {
+        let busy = writer.step();
+        if last_flush.elapsed() >= interval {
+            last_flush = Instant::now();
+            writer.flush();
+        }
+        if !busy || writer.is_failing() {
+            sleep(WRITER_IDLE);
+        }
+    }
+    let limit = Instant::now();
+    loop {
+        let busy = writer.step();
+        writer.flush();
+        if !busy && !writer.is_failing() || limit.elapsed() > DRAIN_LIMIT {
+            return writer.into_store();
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Every metric of the data plane: name, help and where its value comes from. The one place to look, and to add.
+//!
+//! Two equations hold when nothing is in flight:
+//! * frames: `received = Σ frames_total + Σ frames_dropped_total + frames_held`
+//! * tracks: `frames_total{end="track"} = Σ track_packets_total + track_packets_waiting`
+
+use crate::assemble::Observed;
+use crate::counters::{Drop, Kept};
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use sidetone_capture::CaptureMode;
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// What metrics and status say of a port.
+#[derive(Clone, Debug)]
+pub struct PortInfo {
+    pub interface: String,
+    pub mode: CaptureMode,
+    /// Why the port is not captured with AF_XDP, when it is not.
+    pub fallback_reason: Option<String>,
+    /// Its receive queues among all.
+    pub queues: Range<usize>,
+    /// The XDP program counts for it; index among the ports that have one.
+    pub tap: Option<usize>,
+}
+
+/// Collects the data plane's metrics for a Prometheus registry.
+pub struct EngineMetrics {
+    observed: Observed,
+    ports: Vec<PortInfo>,
+    desc: Desc,
+}
+
+impl EngineMetrics {
+    /// # Errors
+    /// Never, unless a metric's name is not a valid one.
+    pub fn new(observed: Observed, ports: Vec<PortInfo>) -> Result<Self, prometheus::Error> {
+        let desc = Desc::new(
+            "sidetone_engine".into(),
+            "All metrics of the data plane.".into(),
+            Vec::new(),
+            HashMap::new(),
+        )?;
+        Ok(Self { observed, ports, desc })
+    }
+}
+
+impl Collector for EngineMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.desc]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut families = self.frames();
+        families.extend(self.tracks());
+        families.extend(self.signalling());
+        families.extend(self.calls());
+        families.extend(self.storage());
+        families
+    }
+}
+
+impl EngineMetrics {
+    fn frames(&self) -> Vec<MetricFamily> {
+        let statistics = self.observed.call_statistics();
+        let receive = &self.observed.receive;
+        let mut mode = family("sidetone_capture_mode", "How frames of a port are captured; always 1.", MetricType::GAUGE);
+        let mut received = family(
+            "sidetone_frames_received_total",
+            "Frames that reached a mirror port, those the NIC or a ring missed included.",
+            MetricType::COUNTER,
+        );
+        let mut bytes =
+            family("sidetone_frame_bytes_received_total", "Bytes of frames handed to the receive threads.", MetricType::COUNTER);
+        let mut kept = family(
+            "sidetone_frames_total",
+            "Frames by where they ended: on a track, as signalling, as RTCP, or passed on by a shared port.",
+            MetricType::COUNTER,
+        );
+        let mut dropped =
+            family("sidetone_frames_dropped_total", "Frames that were dropped, each with one reason.", MetricType::COUNTER);
+        let mut held = family(
+            "sidetone_frames_held",
+            "Frames of streams that no call has claimed yet, in the pre-roll.",
+            MetricType::GAUGE,
+        );
+        let mut flows = family("sidetone_streams", "Streams known to the receive threads.", MetricType::GAUGE);
+        let mut errors =
+            family("sidetone_capture_errors_total", "Failures of a capture source; it is tried again.", MetricType::COUNTER);
+        for port in &self.ports {
+            let interface = port.interface.as_str();
+            let queues = &receive[port.queues.clone()];
+            let sum = |count: &dyn Fn(&crate::ReceiveCounters) -> u64| queues.iter().map(|q| count(q)).sum::<u64>();
+            let missed = sum(&|q| q.missed.get());
+            let mut total = sum(&|q| q.frames_received.get()) + missed;
+            let mut passed = 0;
+            if let Some(tap) = port.tap.and_then(|index| statistics.taps.get(index)) {
+                total = tap.received + tap.missed_before_tap(missed, sum(&|q| q.frames_received.get()));
+                passed = tap.passed_total();
+                for (reason, count) in tap.dropped_by_reason() {
+                    push(&mut dropped, &[("interface", interface), ("stage", "xdp"), ("reason", reason)], count);
+                }
+            }
+            push(&mut mode, &[("interface", interface), ("mode", port.mode.label())], 1);
+            push(&mut received, &[("interface", interface)], total);
+            push(&mut bytes, &[("interface", interface)], sum(&|q| q.bytes_received.get()));
+            for end in Kept::ALL {
+                push(&mut kept, &[("interface", interface), ("end", end.label())], sum(&|q| q.kept(*end)));
+            }
+            push(&mut kept, &[("interface", interface), ("end", "passed")], passed);
+            for reason in Drop::ALL {
+                let labels = [("interface", interface), ("stage", "receive"), ("reason", reason.label())];
+                push(&mut dropped, &labels, sum(&|q| q.dropped(*reason)));
+            }
+            push(&mut dropped, &[("interface", interface), ("stage", "capture"), ("reason", "missed")], missed);
+            push(&mut held, &[("interface", interface)], sum(&|q| q.held.get()));
+            push(&mut flows, &[("interface", interface)], sum(&|q| q.flows.get()));
+            push(&mut errors, &[("interface", interface)], sum(&|q| q.errors.get()));
+        }
+        vec![mode, received, bytes, kept, dropped, held, flows, errors]
+    }
+
+    fn tracks(&self) -> Vec<MetricFamily> {
+        let encoders = &self.observed.encoders;
+        let sum = |count: &dyn Fn(&crate::EncoderCounters) -> u64| encoders.iter().map(|e| count(e)).sum::<u64>();
+        let lost_to_encoder = self.observed.receive.iter().map(|q| q.lost_to_encoder.get()).sum();
+        let mut packets = family(
+            "sidetone_track_packets_total",
+            "Packets on tracks by what became of them; `lost_*` are the recorder's own losses.",
+            MetricType::COUNTER,
+        );
+        for (result, count) in [
+            ("encoded", sum(&|e| e.encoded.get())),
+            ("duplicate", sum(&|e| e.duplicates.get())),
+            ("late", sum(&|e| e.late.get())),
+            ("not_audio", sum(&|e| e.not_audio.get())),
+            ("undecodable", sum(&|e| e.undecodable.get())),
+            ("after_end", sum(&|e| e.after_end.get())),
+            ("lost_to_encoder", lost_to_encoder),
+            ("lost_to_writer", sum(&|e| e.lost_to_writer.get())),
+        ] {
+            push(&mut packets, &[("result", result)], count);
+        }
+        vec![
+            packets,
+            single_gauge(
+                "sidetone_track_packets_waiting",
+                "Packets in reorder windows and open chunks.",
+                sum(&|e| e.waiting.get()),
+            ),
+            single_gauge("sidetone_tracks", "Tracks that are being recorded.", sum(&|e| e.tracks.get())),
+            single_counter("sidetone_chunks_encoded_total", "Chunks handed to the writer.", sum(&|e| e.chunks.get())),
+            single_counter(
+                "sidetone_worker_panics_total",
+                "Tracks dropped because they broke an invariant; a fault in Sidetone.",
+                sum(&|e| e.panics.get()),
+            ),
+        ]
+    }
+
+    fn signalling(&self) -> Vec<MetricFamily> {
+        let statistics = self.observed.call_statistics();
+        let mut messages =
+            family("sidetone_sip_messages_total", "SIP messages by what they were.", MetricType::COUNTER);
+        for (outcome, count) in &statistics.messages {
+            push(&mut messages, &[("outcome", outcome)], *count);
+        }
+        let (fragments, tcp) = (&statistics.fragments, &statistics.tcp);
+        vec![
+            messages,
+            single_counter("sidetone_ip_fragments_total", "IP fragments taken for reassembly.", fragments.fragments),
+            single_counter("sidetone_ip_fragments_dropped_total", "IP fragments that became no datagram.", fragments.dropped()),
+            single_gauge("sidetone_ip_fragments_held", "IP fragments that wait for others.", fragments.held_fragments),
+            single_counter(
+                "sidetone_ip_fragmented_media_total",
+                "Media packets that came in IP fragments; they are not recorded.",
+                statistics.fragmented_media,
+            ),
+            single_counter("sidetone_tcp_segments_total", "TCP segments of signalling connections.", tcp.segments),
+            single_counter("sidetone_tcp_segments_dropped_total", "TCP segments whose bytes were not used.", tcp.dropped()),
+            single_counter("sidetone_tcp_gaps_total", "Places in TCP streams where bytes are missing.", tcp.gaps),
+            single_gauge("sidetone_tcp_streams", "TCP streams that are being followed.", tcp.open_streams),
+            single_gauge(
+                "sidetone_call_thread_commands_waiting",
+                "Decisions of the call thread that another thread has had no room for yet.",
+                self.observed.call.commands_waiting.get(),
+            ),
+            single_counter(
+                "sidetone_tap_errors_total",
+                "Verdicts that the XDP program's maps did not take.",
+                self.observed.call.tap_errors.get(),
+            ),
+        ]
+    }
+
+    fn calls(&self) -> Vec<MetricFamily> {
+        let tracker = self.observed.call_statistics().tracker;
+        let mut not_recorded =
+            family("sidetone_calls_not_recorded_total", "Calls seen and not recorded, by reason.", MetricType::COUNTER);
+        for (reason, count) in [
+            ("unanswered", tracker.not_recorded_unanswered),
+            ("no_media", tracker.not_recorded_no_media),
+            ("no_audio", tracker.not_recorded_no_audio),
+            ("too_many_calls", tracker.not_recorded_too_many_calls),
+        ] {
+            push(&mut not_recorded, &[("reason", reason)], count);
+        }
+        vec![
+            single_counter("sidetone_calls_seen_total", "Calls seen in signalling.", tracker.calls_seen),
+            single_counter("sidetone_calls_recorded_total", "Calls that got a recording.", tracker.calls_recorded),
+            not_recorded,
+            single_gauge("sidetone_calls_active", "Calls that go on now.", tracker.calls_active),
+            single_gauge("sidetone_recordings_active", "Recordings that are being made.", tracker.recordings_active),
+            single_counter(
+                "sidetone_recordings_restored_total",
+                "Recordings that went on after a restart of the process.",
+                tracker.recordings_restored,
+            ),
+            single_gauge("sidetone_streams_unclaimed", "Streams that no call has claimed.", tracker.streams_unclaimed),
+            single_counter(
+                "sidetone_streams_never_claimed_total",
+                "Streams that ended without having been recorded.",
+                tracker.streams_never_claimed,
+            ),
+        ]
+    }
+
+    fn storage(&self) -> Vec<MetricFamily> {
+        let writer = &self.observed.writer;
+        vec![
+            single_counter("sidetone_writer_chunks_total", "Chunks of audio appended to the journal.", writer.chunks.get()),
+            single_counter("sidetone_writer_facts_total", "Facts appended to the journal.", writer.facts.get()),
+            single_counter("sidetone_writer_bytes_total", "Bytes of audio appended to the journal.", writer.bytes.get()),
+            single_counter("sidetone_writer_flushes_total", "Flushes that made everything appended durable.", writer.flushes.get()),
+            seconds_counter(
+                "sidetone_writer_flush_seconds_total",
+                "Time spent in flushes.",
+                writer.flush_nanos.get() as f64 / 1e9,
+            ),
+            single_counter(
+                "sidetone_writer_packets_lost_total",
+                "Packets whose encoded audio could not be written.",
+                writer.lost_packets.get(),
+            ),
+            single_counter("sidetone_writer_errors_total", "Failed operations of the store.", writer.errors.get()),
+        ]
+    }
+}
+
+fn family(name: &str, help: &str, kind: MetricType) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.into());
+    family.set_help(help.into());
+    family.set_field_type(kind);
+    family
+}
+
+fn push(family: &mut MetricFamily, labels: &[(&str, &str)], value: u64) {
+    push_float(family, labels, value as f64);
+}
+
+fn push_float(family: &mut MetricFamily, labels: &[(&str, &str)], value: f64) {
+    let mut metric = Metric::default();
+    let pair = |(name, value): &(&str, &str)| {
+        let mut label = LabelPair::default();
+        label.set_name((*name).into());
+        label.set_value((*value).into());
+        label
+    };
+    metric.set_label(labels.iter().map(pair).collect());
+    if family.get_field_type() == MetricType::COUNTER {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+    }
+    family.mut_metric().push(metric);
+}
+
+fn single_counter(name: &str, help: &str, value: u64) -> MetricFamily {
+    seconds_counter(name, help, value as f64)
+}
+
+fn seconds_counter(name: &str, help: &str, value: f64) -> MetricFamily {
+    let mut family = family(name, help, MetricType::COUNTER);
+    push_float(&mut family, &[], value);
+    family
+}
+
+fn single_gauge(name: &str, help: &str, value: u64) -> MetricFamily {
+    let mut family = family(name, help, MetricType::GAUGE);
+    push(&mut family, &[], value);
+    family
+}

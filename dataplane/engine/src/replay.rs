@@ -1,0 +1,148 @@
+//! Capture files through the data plane, in one thread, in the order and by the clock of the capture. The result depends
+//! on the file alone.
+
+use crate::assemble::{Parts, Setup, assemble};
+use crate::counters::{Drop, Kept};
+use crate::live::EngineError;
+use serde::Serialize;
+use sidetone_calls::UnclaimedStream;
+use sidetone_capture::{CaptureError, CaptureFile, FrameSource};
+use sidetone_model::CaptureTime;
+use sidetone_store::StoreWriter;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Frames between two looks at the progress.
+const BATCH: usize = 1024;
+/// Encoders run when this much time of the capture has passed, or when a ring is half full.
+const ENCODE_INTERVAL: Duration = Duration::from_millis(200);
+/// Chunks between two flushes of the store.
+const CHUNKS_PER_FLUSH: u64 = 4096;
+
+/// What a replay found besides recordings.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct ReplaySummary {
+    pub calls_seen: u64,
+    pub unclaimed_streams: Vec<UnclaimedStream>,
+    pub packets: PacketSummary,
+    /// The capture file ends in the middle of a packet: it was replayed up to there.
+    pub truncated: bool,
+}
+
+/// Every frame of the capture and where it ended: `received = track + signalling + rtcp + Σ dropped`.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct PacketSummary {
+    pub received: u64,
+    pub track: u64,
+    pub signalling: u64,
+    pub rtcp: u64,
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Packets on tracks, and what became of them: `track = Σ`.
+    pub on_tracks: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Runs a capture file through the data plane into the store. `progress` hears the bytes read so far.
+pub fn replay(
+    setup: &Setup,
+    mut source: CaptureFile,
+    store: StoreWriter,
+    progress: &mut dyn FnMut(u64),
+) -> Result<(ReplaySummary, StoreWriter), ReplayError> {
+    let Parts { mut receivers, mut call, mut encoders, mut writer, observed } = assemble(setup, 1, 1, store, Vec::new());
+    let receiver = &mut receivers[0];
+    let encoder = &mut encoders[0];
+    let mut now = CaptureTime::ZERO;
+    let mut encoded_at = CaptureTime::ZERO;
+    let mut flushed_chunks = 0;
+    let truncated = loop {
+        let received = source.receive(Duration::ZERO, BATCH, &mut |frame| {
+            now = frame.arrived_at;
+            receiver.on_frame(frame);
+            receiver.on_tick(now);
+            if call.step(now) {
+                receiver.apply_commands();
+            }
+            if now.since(encoded_at) >= ENCODE_INTERVAL || now < encoded_at || receiver.encoder_ring_fill() > 0.5 {
+                encoded_at = now;
+                while encoder.step() {}
+                writer.step();
+            }
+        });
+        progress(source.position());
+        if observed.writer.chunks.get() - flushed_chunks >= CHUNKS_PER_FLUSH {
+            flushed_chunks = observed.writer.chunks.get();
+            writer.flush();
+        }
+        match received {
+            Ok(_) => {}
+            Err(CaptureError::EndOfCapture { truncated }) => break truncated,
+            Err(error) => return Err(error.into()),
+        }
+    };
+
+    // Time goes on after the last frame until every call has ended and every track has said its last.
+    let end = now;
+    call.finish_all(end);
+    let last_word = end.saturating_add(setup.tracker.final_report_wait + Duration::from_secs(1));
+    let mut flows_left = true;
+    while now < last_word {
+        now = now.saturating_add(Duration::from_millis(100));
+        receiver.apply_commands();
+        receiver.on_tick(now);
+        while encoder.step() {}
+        while call.step(now) {
+            receiver.apply_commands();
+        }
+        if flows_left && now.since(end) > Duration::from_secs(1) {
+            flows_left = !receiver.forget_all();
+        }
+        writer.step();
+    }
+    encoder.flush_all();
+    call.publish_statistics();
+    writer.step();
+    writer.flush();
+
+    let statistics = call.tracker().statistics();
+    let receive = &observed.receive[0];
+    let encoder = &observed.encoders[0];
+    let summary = ReplaySummary {
+        calls_seen: statistics.calls_seen,
+        unclaimed_streams: call.tracker().unclaimed().cloned().collect(),
+        packets: PacketSummary {
+            received: receive.frames_received.get(),
+            track: receive.kept(Kept::Track),
+            signalling: receive.kept(Kept::Signalling),
+            rtcp: receive.kept(Kept::Rtcp),
+            dropped: Drop::ALL
+                .iter()
+                .map(|reason| (reason.label(), receive.dropped(*reason)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            on_tracks: [
+                ("encoded", encoder.encoded.get()),
+                ("duplicate", encoder.duplicates.get()),
+                ("late", encoder.late.get()),
+                ("not_audio", encoder.not_audio.get()),
+                ("undecodable", encoder.undecodable.get()),
+                ("after_end", encoder.after_end.get()),
+                ("lost_to_encoder", receive.lost_to_encoder.get()),
+                ("lost_to_writer", encoder.lost_to_writer.get()),
+            ]
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .collect(),
+        },
+        truncated,
+    };
+    assert!(receive.unaccounted() == 0, "every frame of a replay has exactly one end");
+    Ok((summary, writer.into_store()))
+}

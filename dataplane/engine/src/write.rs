@@ -1,0 +1,148 @@
+//! The writer thread: chunks and facts into the store, one flush for all.
+//!
+//! Order matters: facts are taken out of their ring before the chunk rings are emptied, and appended after. A fact therefore
+//! follows all audio that its recording had when the fact was made (docs/architecture.md, decision 6).
+
+use crate::counters::WriterCounters;
+use crate::message::{EngineEvent, EventSink, WriterLoss};
+use crate::ring::MessageConsumer;
+use sidetone_log::{ChunkHeader, Fact};
+use sidetone_model::{Recording, RecordingState};
+use sidetone_store::{StoreError, StoreWriter};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The ends of the rings that the writer thread holds.
+pub(crate) struct WriterRings {
+    pub(crate) facts: rtrb::Consumer<Fact>,
+    /// Per encoder: payloads and headers.
+    pub(crate) chunks: Vec<(MessageConsumer, rtrb::Consumer<ChunkHeader>)>,
+    pub(crate) losses: rtrb::Producer<WriterLoss>,
+}
+
+pub(crate) struct Writer {
+    store: StoreWriter,
+    rings: WriterRings,
+    counters: Arc<WriterCounters>,
+    events: EventSink,
+    facts: Vec<Fact>,
+    /// Recordings whose last fact was appended and is not durable yet.
+    completed: Vec<Arc<Recording>>,
+    unflushed: bool,
+    /// Facts that the store refused, to be appended again.
+    refused: Vec<Fact>,
+    scratch: Vec<u8>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        store: StoreWriter,
+        rings: WriterRings,
+        counters: Arc<WriterCounters>,
+        events: EventSink,
+    ) -> Self {
+        Self {
+            store,
+            rings,
+            counters,
+            events,
+            facts: Vec::new(),
+            completed: Vec::new(),
+            unflushed: false,
+            refused: Vec::new(),
+            scratch: Vec::with_capacity(64 * 1024),
+        }
+    }
+
+    /// Appends what has come. True when there was anything.
+    pub(crate) fn step(&mut self) -> bool {
+        self.facts.append(&mut self.refused);
+        while let Ok(fact) = self.rings.facts.pop() {
+            self.facts.push(fact);
+        }
+        let mut busy = false;
+        for encoder in 0..self.rings.chunks.len() {
+            while let Ok(header) = self.rings.chunks[encoder].1.pop() {
+                let payload = self.rings.chunks[encoder].0.pop(&mut self.scratch);
+                assert!(payload.is_some(), "a chunk's payload is put into its ring before its header");
+                self.append_chunk(&header);
+                busy = true;
+            }
+        }
+        let facts = std::mem::take(&mut self.facts);
+        for fact in facts {
+            busy = true;
+            self.append_fact(fact);
+        }
+        self.unflushed |= busy;
+        busy
+    }
+
+    fn append_chunk(&mut self, header: &ChunkHeader) {
+        match self.store.append_chunk(header, &self.scratch) {
+            Ok(()) => {
+                self.counters.chunks.add(1);
+                self.counters.bytes.add(self.scratch.len() as u64);
+            }
+            Err(error) => {
+                self.counters.lost_packets.add(u64::from(header.packets));
+                self.on_error(&error);
+                // A full ring only delays the attribution to the next loss; the counter above is exact.
+                let loss =
+                    WriterLoss { recording: header.recording, track: header.track, packets: header.packets };
+                let _ring_full = self.rings.losses.push(loss);
+            }
+        }
+    }
+
+    fn append_fact(&mut self, fact: Fact) {
+        if let Err(error) = self.store.append_fact(&fact) {
+            self.on_error(&error);
+            self.refused.push(fact);
+            return;
+        }
+        self.counters.facts.add(1);
+        if let Fact::Recording { recording, .. } = fact
+            && recording.state != RecordingState::Active
+        {
+            self.completed.push(recording);
+        }
+    }
+
+    /// Makes everything appended durable, then tells of the recordings that are complete by it.
+    pub(crate) fn flush(&mut self) {
+        if !self.unflushed {
+            return;
+        }
+        let started = Instant::now();
+        match self.store.flush() {
+            Ok(_) => {
+                self.unflushed = false;
+                self.counters.failing.set(0);
+                self.counters.flushes.add(1);
+                self.counters.flush_nanos.add(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
+                for recording in self.completed.drain(..) {
+                    (self.events)(EngineEvent::RecordingCompleted(recording));
+                }
+            }
+            Err(error) => self.on_error(&error),
+        }
+    }
+
+    fn on_error(&mut self, error: &StoreError) {
+        self.counters.errors.add(1);
+        if !self.counters.is_failing() {
+            tracing::error!(error = %error, "the store cannot be written; audio is lost until it can");
+        }
+        self.counters.failing.set(1);
+    }
+
+    /// The store cannot be written at the moment.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.counters.is_failing()
+    }
+
+    pub(crate) fn into_store(self) -> StoreWriter {
+        self.store
+    }
+}

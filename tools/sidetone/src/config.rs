@@ -1,0 +1,306 @@
+//! The configuration file: every part's own settings under one roof, validated once.
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use sidetone_calls::{Orphans, TrackerConfig};
+use sidetone_capture::{Mirror, Mode, PortConfig};
+use sidetone_engine::{EngineConfig, EventSink, Setup};
+use sidetone_media::TrackConfig;
+use sidetone_model::{NodeName, Seed};
+use sidetone_signalling::SipConfig;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The documented sample: what `config print` shows.
+pub(crate) const SAMPLE: &str = include_str!("sample.toml");
+
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    pub(crate) node: Node,
+    pub(crate) store: Store,
+    pub(crate) capture: Capture,
+    pub(crate) signalling: Signalling,
+    pub(crate) calls: Calls,
+    pub(crate) audio: Audio,
+    pub(crate) engine: EngineConfig,
+    pub(crate) api: Api,
+    pub(crate) log: Log,
+}
+
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Store {
+    pub(crate) directory: PathBuf,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { directory: "/var/lib/sidetone".into() }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Capture {
+    pub(crate) interfaces: Vec<String>,
+    pub(crate) mirror: MirrorChoice,
+    pub(crate) mode: ModeChoice,
+    pub(crate) pin_directory: PathBuf,
+}
+
+impl Default for Capture {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            mirror: MirrorChoice::Dedicated,
+            mode: ModeChoice::Auto,
+            pin_directory: "/sys/fs/bpf/sidetone".into(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MirrorChoice {
+    Dedicated,
+    Shared,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ModeChoice {
+    Auto,
+    AfXdp,
+    AfPacket,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Signalling {
+    pub(crate) ports: Vec<u16>,
+}
+
+impl Default for Signalling {
+    fn default() -> Self {
+        Self { ports: vec![5060] }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Calls {
+    pub(crate) keep_unanswered: bool,
+    pub(crate) orphans: Orphans,
+    pub(crate) media_silence_seconds: u32,
+    pub(crate) hold_limit_seconds: u32,
+    pub(crate) max_calls: u32,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self {
+            keep_unanswered: false,
+            orphans: Orphans::Discard,
+            media_silence_seconds: 60,
+            hold_limit_seconds: 14_400,
+            max_calls: 20_000,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Audio {
+    pub(crate) bitrate_bits_per_second: u32,
+    pub(crate) complexity: u8,
+}
+
+impl Default for Audio {
+    fn default() -> Self {
+        Self { bitrate_bits_per_second: 16_000, complexity: 5 }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Api {
+    pub(crate) listen: SocketAddr,
+}
+
+impl Default for Api {
+    fn default() -> Self {
+        Self { listen: ([127, 0, 0, 1], 8080).into() }
+    }
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    pub(crate) level: String,
+    pub(crate) format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LogFormat {
+    Text,
+    Json,
+}
+
+impl Config {
+    /// Reads and validates a file; without one, the defaults.
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+        Self::parse(&text).with_context(|| format!("the configuration file {} cannot be used", path.display()))
+    }
+
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        let config: Self = toml::from_str(text).map_err(|error| explain(&error))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.engine.validate().map_err(|problem| anyhow::anyhow!("[engine] {problem}"))?;
+        if !(6_000..=64_000).contains(&self.audio.bitrate_bits_per_second) {
+            bail!(
+                "[audio] bitrate_bits_per_second = {} is out of range; choose 6000 to 64000",
+                self.audio.bitrate_bits_per_second
+            );
+        }
+        if self.audio.complexity > 10 {
+            bail!("[audio] complexity = {} is out of range; choose 0 to 10", self.audio.complexity);
+        }
+        if self.signalling.ports.is_empty() || self.signalling.ports.contains(&0) {
+            bail!("[signalling] ports must name at least one port from 1 to 65535");
+        }
+        if self.calls.media_silence_seconds == 0 || self.calls.max_calls == 0 {
+            bail!("[calls] media_silence_seconds and max_calls must be at least 1");
+        }
+        for (index, interface) in self.capture.interfaces.iter().enumerate() {
+            if self.capture.interfaces[..index].contains(interface) {
+                bail!("[capture] interfaces names {interface} twice");
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn node_name(&self) -> NodeName {
+        if !self.node.name.is_empty() {
+            return NodeName(self.node.name.clone());
+        }
+        NodeName(rustix::system::uname().nodename().to_string_lossy().into_owned())
+    }
+
+    /// What the data plane is told. `seed` is what recording identifiers are derived from.
+    pub(crate) fn setup(&self, seed: Seed, events: EventSink) -> Setup {
+        let mut tracker = TrackerConfig::new(self.node_name(), seed);
+        tracker.keep_unanswered = self.calls.keep_unanswered;
+        tracker.orphans = self.calls.orphans;
+        tracker.media_silence = Duration::from_secs(self.calls.media_silence_seconds.into());
+        tracker.hold_limit = Duration::from_secs(self.calls.hold_limit_seconds.into());
+        tracker.max_calls = self.calls.max_calls as usize;
+        tracker.pre_roll_wait = self.engine.pre_roll();
+        tracker.max_streams = tracker.max_streams.max(self.engine.max_streams as usize);
+        let mut track = TrackConfig::default();
+        track.bitrate_bits_per_second = self.audio.bitrate_bits_per_second;
+        track.complexity = self.audio.complexity;
+        Setup {
+            engine: self.engine.clone(),
+            sip: SipConfig { max_dialogs: self.calls.max_calls as usize * 4, ..SipConfig::default() },
+            signalling_ports: self.signalling.ports.clone(),
+            tracker,
+            track,
+            events,
+        }
+    }
+
+    pub(crate) fn ports(&self) -> Vec<PortConfig> {
+        let port = |interface: &String| {
+            let mut config = PortConfig::new(interface);
+            config.mirror = match self.capture.mirror {
+                MirrorChoice::Dedicated => Mirror::Dedicated,
+                MirrorChoice::Shared => Mirror::Shared,
+            };
+            config.mode = match self.capture.mode {
+                ModeChoice::Auto => Mode::Auto,
+                ModeChoice::AfXdp => Mode::AfXdp,
+                ModeChoice::AfPacket => Mode::AfPacket,
+            };
+            config.signalling_ports = self.signalling.ports.clone();
+            config.pin_directory = self.capture.pin_directory.clone();
+            config
+        };
+        self.capture.interfaces.iter().map(port).collect()
+    }
+}
+
+/// A configuration error in words, with the nearest known name for one that is unknown.
+fn explain(error: &toml::de::Error) -> anyhow::Error {
+    let text = error.to_string();
+    let text = text.trim_end();
+    let message = error.message();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    if message.starts_with("unknown field")
+        && let Some((unknown, known)) = quoted.split_first()
+        && let Some(nearest) = known.iter().min_by_key(|name| strsim::damerau_levenshtein(unknown, name))
+    {
+        return anyhow::anyhow!("{text}\nunknown key '{unknown}'; did you mean '{nearest}'?");
+    }
+    anyhow::anyhow!("{text}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_is_the_default_and_names_every_key() {
+        assert_eq!(Config::parse(SAMPLE).unwrap(), Config::default());
+        let shown: toml::Table = toml::from_str(SAMPLE).unwrap();
+        let all = toml::Table::try_from(Config::default()).unwrap();
+        for (section, keys) in &all {
+            for key in keys.as_table().unwrap().keys() {
+                let known = shown.get(section).and_then(|s| s.get(key));
+                assert!(known.is_some(), "[{section}] {key} is not in the sample");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_the_nearest_name() {
+        let error = Config::parse("[audio]\nbitrate_bits_per_secnd = 9000").unwrap_err().to_string();
+        assert!(error.contains("did you mean 'bitrate_bits_per_second'?"), "{error}");
+        let error = Config::parse("[adio]").unwrap_err().to_string();
+        assert!(error.contains("did you mean 'audio'?"), "{error}");
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_by_name() {
+        for (text, name) in [
+            ("[audio]\ncomplexity = 11", "complexity"),
+            ("[engine]\nflush_interval_ms = 1", "flush_interval_ms"),
+            ("[signalling]\nports = []", "ports"),
+            ("[capture]\ninterfaces = [\"a\", \"a\"]", "twice"),
+        ] {
+            let error = Config::parse(text).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

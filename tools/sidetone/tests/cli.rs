@@ -1,0 +1,140 @@
+//! The binary as its user meets it: what it prints, and how it ends.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn sidetone(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_sidetone")).args(arguments).output().expect("the binary was built for this test")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The command cannot begin: exit code 2, and one line that names each of `words`.
+fn refused(arguments: &[&str], words: &[&str]) {
+    let output = sidetone(arguments);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+    for word in words {
+        assert!(error.contains(word), "{arguments:?} does not name '{word}': {error}");
+    }
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+fn path(directory: &Path, name: &str) -> String {
+    directory.join(name).to_string_lossy().into_owned()
+}
+
+#[test]
+fn what_cannot_begin_is_refused_with_cause_and_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = path(directory.path(), "store");
+    let config = path(directory.path(), "sidetone.toml");
+
+    refused(&["config", "check", "--config", "/nonexistent/sidetone.toml"], &["/nonexistent/sidetone.toml", "No such file"]);
+    std::fs::write(&config, "[audio]\ncomplexty = 3\n").unwrap();
+    refused(&["config", "check", "--config", &config], &["complexty", "did you mean 'complexity'?"]);
+    std::fs::write(&config, "[audio\n").unwrap();
+    refused(&["config", "check", "--config", &config], &["line 1"]);
+
+    refused(&["run", "--store", &store], &["--interface"]);
+    refused(&["run", "--store", &store, "--interface", "nosuch0", "--listen", "127.0.0.1:0"], &["nosuch0", "ip link"]);
+    refused(&["run", "--store", &store, "--interface", "lo", "--listen", "0.0.0.0:0"], &["0.0.0.0", "loopback"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    refused(&["run", "--store", &store, "--interface", "lo", "--listen", &address], &[&address, "in use"]);
+
+    refused(&["replay", "/nonexistent.pcap", "--store", &store], &["/nonexistent.pcap"]);
+    let garbage = path(directory.path(), "garbage.pcap");
+    std::fs::write(&garbage, vec![0x5a; 4096]).unwrap();
+    refused(&["replay", &garbage, "--store", &store], &["garbage.pcap", "not a capture file"]);
+
+    let foreign = path(directory.path(), "foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(path(Path::new(&foreign), "letters.txt"), "dear").unwrap();
+    refused(&["recordings", "list", "--store", &foreign], &["foreign"]);
+    refused(&["recordings", "list", "--store", "/nonexistent-store"], &["/nonexistent-store"]);
+}
+
+#[test]
+fn a_capture_becomes_recordings_that_can_be_listed_shown_and_exported() {
+    let directory = tempfile::tempdir().unwrap();
+    let capture = path(directory.path(), "calls.pcap");
+    let store = path(directory.path(), "store");
+    let truth = support::two_calls(Path::new(&capture));
+
+    let output = sidetone(&["replay", &capture, "--store", &store, "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let first: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let recordings = first["recordings"].as_array().unwrap();
+    assert_eq!(recordings.len(), truth.len(), "{first:#}");
+    for (recording, call) in recordings.iter().zip(&truth) {
+        assert_eq!(recording["state"], "complete");
+        assert_eq!(recording["legs"][0]["call_id"], call.call_id);
+        assert_eq!(recording["end_reason"], "caller_hung_up");
+        let tracks = recording["tracks"].as_array().unwrap();
+        assert_eq!(tracks.len(), 2);
+        for (track, packets) in tracks.iter().zip(call.packets) {
+            assert_eq!(track["streams"][0]["packets"], packets);
+            assert_eq!(track["streams"][0]["lost"], 0);
+            let seconds = track["duration_seconds"].as_f64().unwrap();
+            assert!((seconds - packets as f64 * 0.02).abs() <= 0.04, "{seconds} s from {packets} packets");
+        }
+    }
+
+    // The same capture again: same answer, nothing added.
+    let size = store_bytes(Path::new(&store));
+    let output = sidetone(&["replay", &capture, "--store", &store, "--json"]);
+    let second: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(second["recordings"], first["recordings"]);
+    assert_eq!(second["captures"][0]["already_in_store"], true);
+    assert_eq!(store_bytes(Path::new(&store)), size);
+
+    let output = sidetone(&["recordings", "list", "--store", &store, "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed["recordings"].as_array().unwrap().len(), truth.len());
+
+    let id = recordings[0]["id"].as_str().unwrap();
+    let output = sidetone(&["recordings", "show", id, "--store", &store, "--json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown, recordings[0]);
+
+    for (format, magic) in [("opus", &b"OggS"[..]), ("wav", &b"RIFF"[..])] {
+        for channels in ["dual", "mix", "near", "far", "caller", "callee"] {
+            let file = path(directory.path(), &format!("{channels}.{format}"));
+            let arguments =
+                ["recordings", "export", id, "--store", &store, "--format", format, "--channels", channels, "-o", &file];
+            let output = sidetone(&arguments);
+            assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+            assert!(std::fs::read(&file).unwrap().starts_with(magic));
+            refused(&arguments, &["cannot create", "never replaced"]);
+        }
+    }
+    refused(&["recordings", "show", "00000000-0000-7000-8000-000000000000", "--store", &store], &["no recording"]);
+}
+
+#[test]
+fn a_truncated_capture_is_replayed_up_to_its_end_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let capture = path(directory.path(), "calls.pcap");
+    support::two_calls(Path::new(&capture));
+    let whole = std::fs::read(&capture).unwrap();
+    std::fs::write(&capture, &whole[..whole.len() / 2 + 7]).unwrap();
+    let store = path(directory.path(), "store");
+    let output = sidetone(&["replay", &capture, "--store", &store, "--json"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("ends in the middle of a packet"), "{}", text(&output.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["captures"][0]["truncated"], true);
+    assert!(!document["recordings"].as_array().unwrap().is_empty());
+}
+
+/// Bytes of audio and facts in the store: the journal's.
+fn store_bytes(store: &Path) -> u64 {
+    let output = sidetone(&["store", "stats", "--store", &store.to_string_lossy(), "--json"]);
+    let statistics: serde_json::Value = serde_json::from_slice(&output.stdout).expect("store stats prints JSON");
+    statistics["journal_bytes"].as_u64().unwrap()
+}
+
+mod support;
