@@ -182,9 +182,11 @@ fn value(text: &str) -> Result<HeaderValue, Problem> {
 
 fn refusal(id: RecordingId, error: &PlaybackError) -> Problem {
     match error {
-        PlaybackError::NoSuchRecording { .. } => no_such_recording(id),
+        PlaybackError::NotFound { .. } => no_such_recording(id),
         PlaybackError::NoAudio { .. } => Problem::new(ProblemKind::NoAudio, error.to_string())
             .remedy("the recording's `tracks` say what was on the wire and whether it can be decoded"),
+        PlaybackError::TooLong { .. } => Problem::new(ProblemKind::InvalidParameter, error.to_string())
+            .remedy("leave `format` out, or ask for `opus`"),
         _ => Problem::storage(error),
     }
 }

@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn publishing_without_subscribers_neither_waits_nor_keeps() {
         let bus = EventBus::new();
-        let recording = Arc::new(crate::document::tests::recording(1));
+        let recording = Arc::new(crate::sample::recording(1));
         for _ in 0..3 * BUS_CAPACITY {
             bus.publish(Event::CallStarted(Arc::clone(&recording)));
         }
@@ -165,7 +165,7 @@ mod tests {
     fn a_slow_subscriber_learns_how_much_it_missed() {
         let bus = EventBus::new();
         let mut subscription = bus.subscribe();
-        let recording = Arc::new(crate::document::tests::recording(1));
+        let recording = Arc::new(crate::sample::recording(1));
         for _ in 0..BUS_CAPACITY + 7 {
             bus.publish(Event::CallUpdated(Arc::clone(&recording)));
         }

@@ -27,6 +27,9 @@ mod query;
 mod range;
 mod recordings;
 mod routes;
+#[cfg(test)]
+#[path = "../tests/support/sample.rs"]
+mod sample;
 mod server;
 mod status;
 mod write_stall;

@@ -1,7 +1,7 @@
 //! The OpenAPI document against the code it describes and the manual.
 
-use crate::document::tests::recording;
 use crate::routes::openapi_document;
+use crate::sample::recording;
 use serde_json::Value;
 use std::collections::BTreeSet;
 

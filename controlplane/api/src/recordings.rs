@@ -8,8 +8,8 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use sidetone_catalog::{Cursor, RecordingQuery};
 use sidetone_model::{CaptureTime, Recording, RecordingId, RecordingState};
+use sidetone_store::{Cursor, RecordingQuery};
 use std::sync::Arc;
 
 /// Recordings in one answer when the client does not say.

@@ -20,19 +20,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
-/// Connections open at once; further ones are told to come back and closed.
-const CONNECTIONS_MAX: usize = 256;
-/// From a connection's start, or the end of the request before, to the end of the next request's headers.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(20);
 /// Request line and headers together.
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
-/// A client that reads nothing for so long is given up. Players that pause ask again for the rest.
-const WRITE_STALL_MAX: Duration = Duration::from_secs(120);
-/// What requests in progress get when the server stops.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// Before accepting again when the system has no more descriptors or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// What clients may hold, and for how long.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Connections open at once; further ones are told to come back and closed.
+    connections: usize,
+    /// From a connection's start, or the end of the request before, to the end of the next request's headers.
+    header_read: Duration,
+    /// A client that reads nothing for so long is given up. Players that pause ask again for the rest.
+    write_stall: Duration,
+    /// What requests in progress get when the server stops.
+    shutdown_grace: Duration,
+}
+
+const LIMITS: Limits = Limits {
+    connections: 256,
+    header_read: Duration::from_secs(20),
+    write_stall: Duration::from_secs(120),
+    shutdown_grace: Duration::from_secs(5),
+};
 
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
@@ -92,6 +104,7 @@ pub struct Api {
     router: Router,
     metrics: ApiMetrics,
     stopping: watch::Sender<bool>,
+    limits: Limits,
 }
 
 impl Api {
@@ -119,7 +132,7 @@ impl Api {
         let metrics = ApiMetrics::register(&registry).map_err(|source| ApiError::Metrics { source })?;
         let (stopping, stops) = watch::channel(false);
         let state = AppState::new(reader, live, events, registry, metrics.clone(), stops);
-        Ok(Self { listener, local_address, router: router(state), metrics, stopping })
+        Ok(Self { listener, local_address, router: router(state), metrics, stopping, limits: LIMITS })
     }
 
     /// The address with the port that was really taken.
@@ -131,7 +144,7 @@ impl Api {
     /// 5 s.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) {
         let mut shutdown = std::pin::pin!(shutdown);
-        let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let room = Arc::new(Semaphore::new(self.limits.connections));
         let mut connections = JoinSet::new();
         loop {
             let accepted = tokio::select! {
@@ -164,7 +177,7 @@ impl Api {
                 report(ended);
             }
         };
-        if tokio::time::timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
+        if tokio::time::timeout(self.limits.shutdown_grace, all_ended).await.is_err() {
             tracing::warn!(connections = connections.len(), "the API stops with requests in progress");
             connections.shutdown().await;
         }
@@ -175,16 +188,17 @@ impl Api {
         let router = self.router.clone();
         let mut stopping = self.stopping.subscribe();
         let open = self.metrics.connections.clone();
+        let limits = self.limits;
         async move {
             let _permit = permit;
             if let Err(error) = socket.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY");
             }
             open.inc();
-            let io = TokioIo::new(WriteStall::new(socket, WRITE_STALL_MAX));
+            let io = TokioIo::new(WriteStall::new(socket, limits.write_stall));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_READ_TIMEOUT)
+                .header_read_timeout(limits.header_read)
                 .max_header_size(HEADER_BYTES_MAX)
                 .max_headers(HEADERS_MAX)
                 .serve_connection(io, TowerToHyperService::new(router));
@@ -213,5 +227,96 @@ fn report(ended: Result<(), JoinError>) {
         && error.is_panic()
     {
         tracing::error!(%error, "an API connection panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use std::time::Instant;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::oneshot;
+
+    const REQUEST: &[u8] = b"GET /slow HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+    /// A server with one address, `/slow`, that answers after 300 ms, and another, `/never`, that does not.
+    async fn start(limits: Limits) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let local_address = listener.local_addr().unwrap();
+        let slow = || async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            "slow"
+        };
+        let router = Router::new().route("/slow", get(slow)).route("/never", get(std::future::pending::<&'static str>));
+        let metrics = ApiMetrics::register(&Registry::new()).unwrap();
+        let api = Api { listener, local_address, router, metrics, stopping: watch::channel(false).0, limits };
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(api.serve(async { drop(stopped.await) }));
+        (local_address, stop, serving)
+    }
+
+    /// What the server sends until it closes the connection, and how long that took.
+    async fn until_closed(address: SocketAddr, sent: &[u8]) -> (String, Duration) {
+        let started = Instant::now();
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(sent).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(Duration::from_secs(10), socket.read_to_end(&mut answer))
+            .await
+            .expect("closed within 10 s")
+            .ok();
+        (String::from_utf8_lossy(&answer).into_owned(), started.elapsed())
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_finish_its_headers_is_disconnected() {
+        let limits = Limits { header_read: Duration::from_millis(400), ..LIMITS };
+        let (address, _stop, _serving) = start(limits).await;
+        for sent in [&b""[..], b"GET /slow HT", b"GET /slow HTTP/1.1\r\nhost: localhost\r\nx: "] {
+            let (_, elapsed) = until_closed(address, sent).await;
+            assert!((350..5000).contains(&elapsed.as_millis()), "{elapsed:?}");
+        }
+        // Nor may a connection be kept without further requests.
+        let (answer, elapsed) = until_closed(address, REQUEST).await;
+        assert!(answer.ends_with("slow") && elapsed < Duration::from_secs(5), "{answer} {elapsed:?}");
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_are_told_to_come_back() {
+        let (address, _stop, _serving) = start(Limits { connections: 2, ..LIMITS }).await;
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            socket.write_all(b"GET /never HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+            held.push(socket);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        let mut answer = String::new();
+        refused.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        drop(held);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let request = [&REQUEST[..REQUEST.len() - 2], b"connection: close\r\n\r\n"].concat();
+        assert!(until_closed(address, &request).await.0.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn stopping_finishes_requests_and_gives_up_those_without_end() {
+        let limits = Limits { shutdown_grace: Duration::from_millis(1500), ..LIMITS };
+        let (address, stop, serving) = start(limits).await;
+        let slow = tokio::spawn(async move { until_closed(address, REQUEST).await });
+        let never =
+            tokio::spawn(async move { until_closed(address, b"GET /never HTTP/1.1\r\nhost: localhost\r\n\r\n").await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let started = Instant::now();
+        stop.send(()).unwrap();
+        assert!(slow.await.unwrap().0.ends_with("slow"));
+        serving.await.unwrap();
+        let elapsed = started.elapsed();
+        assert!((1400..4000).contains(&elapsed.as_millis()), "{elapsed:?}");
+        assert_eq!(never.await.unwrap().0, "");
+        assert!(TcpStream::connect(address).await.is_err());
     }
 }
