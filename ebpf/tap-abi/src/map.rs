@@ -103,11 +103,9 @@ pub struct PortEntry {
 pub struct Settings {
     /// [`MIRROR_DEDICATED`] or [`MIRROR_SHARED`].
     pub mirror: u32,
-    /// How user space attached the program; for user space's own use after a restart. 0: native, 1: generic.
-    pub attached_generic: u32,
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 52 && align_of::<FlowKey>() == 4);
 const _: () = assert!(size_of::<FlowVerdict>() == 8);
 const _: () = assert!(size_of::<PortEntry>() == 8);
-const _: () = assert!(size_of::<Settings>() == 8);
+const _: () = assert!(size_of::<Settings>() == 4);
