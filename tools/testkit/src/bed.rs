@@ -60,14 +60,13 @@ impl Bed {
             bail!("network namespaces need root: run this with sudo");
         }
         remove_stale()?;
-        let run = format!("{}-{}", std::process::id(), BEDS_MADE.fetch_add(1, Ordering::Relaxed));
-        let network = |part: &str| Network::Namespace(format!("{NAMESPACE_PREFIX}{run}-{part}"));
+        let (pid, number) = (std::process::id(), BEDS_MADE.fetch_add(1, Ordering::Relaxed));
+        let network = |part: &str| Network::Namespace(format!("{NAMESPACE_PREFIX}{pid}-{number}-{part}"));
         let bed = Self {
             switch: network("switch"),
             phones_a: network("phones-a"),
             phones_b: network("phones-b"),
-            // At most 15 characters: process ids have up to 7 digits.
-            mirror: format!("st{}", run.replace('-', "m")),
+            mirror: mirror_name(pid, number),
         };
         // From here on dropping `bed` removes whatever exists.
         bed.build().context("cannot make the network of namespaces")?;
@@ -199,6 +198,23 @@ pub struct MirrorCounts {
     pub dropped: u64,
 }
 
+/// The BPF file system keeps the XDP program and maps of an interface that is gone; ours are of no more use.
+fn remove_pins(interface: &str) -> Result<()> {
+    let Ok(versions) = fs::read_dir("/sys/fs/bpf/sidetone") else { return Ok(()) };
+    for version in versions {
+        let pins = version.context("cannot list /sys/fs/bpf/sidetone")?.path().join(interface);
+        if pins.exists() {
+            fs::remove_dir_all(&pins).with_context(|| format!("cannot remove {}", pins.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The mirror's far end of bed `number` of process `pid`: at most 15 characters, process ids having up to 7 digits.
+fn mirror_name(pid: u32, number: u32) -> String {
+    format!("st{pid}m{number}")
+}
+
 impl Drop for Bed {
     fn drop(&mut self) {
         // Deleting the switch takes the veth pairs, and so the mirror's far end, with it.
@@ -214,6 +230,9 @@ impl Drop for Bed {
                 break;
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+        if let Err(error) = remove_pins(&self.mirror) {
+            eprintln!("warning: {error:#}");
         }
     }
 }
@@ -265,12 +284,11 @@ fn remove_namespace(name: &str) -> Result<()> {
     shell(&Network::Own, &format!("ip netns del {name}")).map(|_| ())
 }
 
-/// The process id in `sidetone-<pid>-<number>-<part>`.
-fn owner(namespace: &str) -> Option<u32> {
+/// Process and number in `sidetone-<pid>-<number>-<part>`.
+fn owner(namespace: &str) -> Option<(u32, u32)> {
     let mut parts = namespace.strip_prefix(NAMESPACE_PREFIX)?.splitn(3, '-');
-    let (pid, number) = (parts.next()?, parts.next()?);
-    number.parse::<u32>().ok()?;
-    matches!(parts.next()?, "switch" | "phones-a" | "phones-b").then(|| pid.parse().ok()).flatten()
+    let owner = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    matches!(parts.next()?, "switch" | "phones-a" | "phones-b").then_some(owner)
 }
 
 /// Removes the namespaces of runs that are no longer alive.
@@ -284,11 +302,12 @@ pub fn remove_stale() -> Result<()> {
     }
     for entry in fs::read_dir(directory).context("cannot list /run/netns")? {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if let Some(pid) = owner(&name)
+        if let Some((pid, number)) = owner(&name)
             && pid != std::process::id()
             && !Path::new("/proc").join(pid.to_string()).exists()
         {
             remove_namespace(&name)?;
+            remove_pins(&mirror_name(pid, number))?;
         }
     }
     Ok(())
@@ -300,10 +319,11 @@ mod tests {
 
     #[test]
     fn only_our_own_names_are_taken_for_ours() {
-        assert_eq!(owner("sidetone-4711-0-switch"), Some(4711));
-        assert_eq!(owner("sidetone-4711-2-phones-a"), Some(4711));
+        assert_eq!(owner("sidetone-4711-0-switch"), Some((4711, 0)));
+        assert_eq!(owner("sidetone-4711-2-phones-a"), Some((4711, 2)));
         assert_eq!(owner("sidetone-4711"), None);
         assert_eq!(owner("sidetone-x-0-switch"), None);
+        assert_eq!(mirror_name(4_194_304, 9999).len(), 14);
         assert_eq!(owner("sidetone-4711-0-other"), None);
         assert_eq!(owner("blue-4711-0-switch"), None);
     }

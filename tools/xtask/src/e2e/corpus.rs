@@ -1,0 +1,123 @@
+//! Captures from the field with ground truth, each replayed through the product.
+
+use crate::product;
+use crate::report::Checks;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use serde_json::Value;
+use sidetone_testkit::interrupt;
+use sidetone_testkit::process::{self, Network, Running};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// Captures whose calls must be recorded as the truth has them: their codecs and signalling are within what is built.
+const WHOLE: [&str; 5] = [
+    "SIP_CALL_RTP_G711",
+    "FAX-Call-t38-CA-TDM-SIP-FB-1",
+    "sipnab-b2bua-asterisk",
+    "sipnab-rtp-protocol",
+    "voipshark-sip-rtp",
+];
+
+/// Longest time for one capture.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+pub(crate) fn run(workspace: &Workspace, corpus: &Path) -> Result<Checks> {
+    let program = product::build(workspace)?;
+    let run = workspace.run_directory("corpus")?;
+    let mut checks = Checks::default();
+    let mut names = Vec::new();
+    for entry in
+        fs::read_dir(corpus.join("pcaps")).with_context(|| format!("cannot list {}/pcaps", corpus.display()))?
+    {
+        names.push(entry?.path());
+    }
+    names.sort();
+    for (number, capture) in names.iter().enumerate() {
+        interrupt::check()?;
+        let name = capture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let file = capture.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let store = run.path().join(format!("store-{number}"));
+        match replay(&program, capture, &store, run.path()) {
+            Ok(got) => {
+                let extra = extra_recordings(corpus, &name, &file, &got)?;
+                checks.expect(extra.is_empty(), || format!("{name}: recordings of no call: {}", extra.join(", ")));
+                checks.expect(got["unclaimed_streams"].is_array(), || format!("{name}: no list of unclaimed streams"));
+            }
+            Err(error) => checks.expect(false, || format!("{name}: {error:#}")),
+        }
+        if store.exists() {
+            fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))?;
+        }
+    }
+    score(&program, corpus, run.path(), &mut checks)?;
+    checks.print();
+    if checks.failed() > 0 {
+        println!("  kept: {}", run.keep().display());
+    }
+    Ok(checks)
+}
+
+fn replay(program: &Path, capture: &Path, store: &Path, run: &Path) -> Result<Value> {
+    let output = run.join("replay.json");
+    let log = run.join("replay.log");
+    for path in [&output, &log] {
+        if path.exists() {
+            fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    let mut command = process::command(&Network::Own, "sh");
+    // The document to a file of its own, messages to the log.
+    command.args(["-c", "exec \"$0\" replay --json --store \"$1\" \"$2\" > \"$3\""]).arg(program).arg(store);
+    command.arg(capture).arg(&output);
+    let mut running = Running::start("sidetone replay", &mut command, &log)?;
+    let status = running.wait(TIMEOUT)?;
+    anyhow::ensure!(status.success(), "ended with {status}: {}", running.log_tail());
+    let text = fs::read_to_string(&output).with_context(|| format!("cannot read {}", output.display()))?;
+    serde_json::from_str(&text).context("what it printed is no JSON")
+}
+
+/// Recordings without a leg of any call that the truth has. Calls of other protocols are not in the truth's list.
+fn extra_recordings(corpus: &Path, stem: &str, file: &str, got: &Value) -> Result<Vec<String>> {
+    let candidates = [stem, file].map(|name| corpus.join("truth").join(format!("{name}.json")));
+    let Some(path) = candidates.iter().find(|path| path.exists()) else { return Ok(Vec::new()) };
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let truth: Value = serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))?;
+    if truth["expected"]["other_protocol_calls"].as_u64().is_some_and(|count| count > 0) {
+        return Ok(Vec::new());
+    }
+    let empty = Vec::new();
+    let wanted: Vec<&str> =
+        truth["calls"].as_array().unwrap_or(&empty).iter().filter_map(|call| call["call_id"].as_str()).collect();
+    let recordings = got["recordings"].as_array().context("the document has no `recordings`")?;
+    Ok(recordings
+        .iter()
+        .filter(|recording| {
+            let legs = recording["legs"].as_array();
+            !legs.is_some_and(|legs| {
+                legs.iter().any(|leg| leg["call_id"].as_str().is_some_and(|id| wanted.contains(&id)))
+            })
+        })
+        .map(|recording| recording["id"].to_string())
+        .collect())
+}
+
+/// The score against the truth, by the corpus's own program, for the captures that must be whole.
+fn score(program: &Path, corpus: &Path, run: &Path, checks: &mut Checks) -> Result<()> {
+    let script = corpus.join("../tools/score_corpus.py");
+    if !script.exists() {
+        println!("  not scored: the corpus has no ../tools/score_corpus.py");
+        return Ok(());
+    }
+    for name in WHOLE {
+        interrupt::check()?;
+        let log = run.join(format!("score-{name}.log"));
+        let mut command = process::command(&Network::Own, "python3");
+        command.arg(&script).arg("--sidetone").arg(program).arg("--corpus").arg(corpus).args(["--only", name]);
+        let mut running = Running::start("score_corpus.py", &mut command, &log)?;
+        let status = running.wait(TIMEOUT * 2)?;
+        checks.expect(status.success(), || format!("{name}: {}", running.log_tail()));
+    }
+    Ok(())
+}
