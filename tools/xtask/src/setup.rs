@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 /// The linker's release that goes with the LLVM of rustc 1.95 and 1.96.
 const BPF_LINKER_VERSION: &str = "0.10.0";
+const LLVM_VERSION_MAX: u32 = 22;
 
 /// What something is needed for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,7 +99,7 @@ const DEBIAN_RUST: [Need; 2] = [
     file(
         Purpose::Build,
         "rust-web-src",
-        &["/usr/lib/rustlib/src/rust/library/core/src/lib.rs", "/usr/src/rustc-*/library/core/src/lib.rs"],
+        &["/usr/lib/rustlib/src/rust/library/core/Cargo.toml"],
         "the library sources that the XDP program is compiled with",
     ),
 ];
@@ -218,13 +219,24 @@ fn has_bpf_linker() -> bool {
     output.status.success() && String::from_utf8_lossy(&output.stdout).contains(BPF_LINKER_VERSION)
 }
 
-/// Whether rustup has a nightly with the component rust-src.
+/// Whether rustup has a nightly with the component rust-src whose LLVM the linker understands.
 fn nightly_has_sources() -> bool {
-    let output = Command::new("rustc").args(["+nightly", "--print", "sysroot"]).stderr(Stdio::null()).output();
-    output.is_ok_and(|output| {
-        let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        output.status.success() && Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/src/lib.rs").exists()
-    })
+    let ask = |arguments: &[&str]| {
+        let output =
+            Command::new("rustup").args(["run", "nightly", "rustc"]).args(arguments).stderr(Stdio::null()).output();
+        output
+            .ok()
+            .filter(|output| output.status.success())
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let llvm = ask(&["--version", "--verbose"]).and_then(|version| {
+        let line = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+        line.split('.').next()?.parse::<u32>().ok()
+    });
+    llvm.is_some_and(|llvm| llvm <= LLVM_VERSION_MAX)
+        && ask(&["--print", "sysroot"]).is_some_and(|sysroot| {
+            Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
+        })
 }
 
 fn is_root() -> bool {
