@@ -2,7 +2,7 @@
 
 use crate::call::{CallParts, CallRings, CallStatistics, CallThread, EncoderEnd, LiveCalls, ReceiverLink};
 use crate::config::EngineConfig;
-use crate::counters::{CallCounters, EncoderCounters, ReceiveCounters, WriterCounters};
+use crate::counters::{CallCounters, EncoderCounters, PacketEnd, ReceiveCounters, WriterCounters};
 use crate::encode::{ChunkLink, Encoder, EncoderRings};
 use crate::message::EventSink;
 use crate::receive::{EncoderLink, Receiver, ReceiverRings};
@@ -40,6 +40,15 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// Packets on tracks that ended so, over all threads.
+    pub fn packets_ended(&self, end: PacketEnd) -> u64 {
+        let encoders: u64 = self.encoders.iter().map(|encoder| encoder.ended(end)).sum();
+        match end {
+            PacketEnd::LostToEncoder => encoders + self.receive.iter().map(|q| q.lost_to_encoder.get()).sum::<u64>(),
+            _ => encoders,
+        }
+    }
+
     /// What the call thread said of itself last, at most about a second ago.
     pub fn call_statistics(&self) -> CallStatistics {
         self.statistics.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()

@@ -9,13 +9,13 @@ use crate::message::{EngineEvent, EventSink, FinishTracks, FlowCommand, FlowNoti
 use crate::receive::link_of;
 use crate::ring::MessageConsumer;
 use sidetone_calls::{Command, FinishAll, FlowRef, TrackReport, Tracker, TrackerConfig};
-use sidetone_capture::TapControl;
+use sidetone_capture::{TapControl, TapCounters};
 use sidetone_log::Fact;
 use sidetone_model::{CaptureTime, Domain, Recording, RecordingId, RecordingState, TrackId};
 use sidetone_signalling::event::CallEvent;
-use sidetone_signalling::{Datagram, MessageOutcome, SipConfig, SipDecoder, SipFramer, Transport};
+use sidetone_signalling::{Datagram, SipConfig, SipDecoder, SipFramer, Transport};
 use sidetone_wire::{
-    FragmentStatistics, Kind, Link, MediaKind, Reassembler, ReassemblerLimits, StreamId, TcpEvent, TcpLimits,
+    FragmentStatistics, Kind, Link, MediaKind, Packet, Reassembler, ReassemblerLimits, StreamId, TcpEvent, TcpLimits,
     TcpReassembler, TcpStatistics, classify,
 };
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -75,14 +75,15 @@ pub struct CallStatistics {
     pub messages: BTreeMap<&'static str, u64>,
     /// Media inside IP fragments: recognised, not recorded.
     pub fragmented_media: u64,
+    /// Counters of the XDP program, per port that has one.
+    pub taps: Vec<TapCounters>,
 }
 
 pub(crate) struct CallThread {
     rings: CallRings,
-    sip: SipDecoder,
     fragments: Reassembler,
     tcp: TcpReassembler,
-    framers: HashMap<StreamId, SipFramer, foldhash::fast::RandomState>,
+    sip: SipInput,
     tracker: Tracker,
     taps: Vec<TapControl>,
     recordings: HashMap<RecordingId, Assignment, foldhash::fast::RandomState>,
@@ -97,14 +98,11 @@ pub(crate) struct CallThread {
     events: EventSink,
     live: Arc<LiveCalls>,
     statistics: Arc<Mutex<CallStatistics>>,
-    messages: BTreeMap<&'static str, u64>,
     fragmented_media: u64,
     counters: Arc<CallCounters>,
     last_tick: CaptureTime,
     last_statistics: CaptureTime,
-    now: CaptureTime,
     scratch: Vec<u8>,
-    call_events: Vec<CallEvent>,
     commands: Vec<Command>,
 }
 
@@ -133,10 +131,14 @@ impl CallThread {
         let (receivers, encoders) = (rings.receivers.len(), rings.encoders.len());
         Self {
             rings,
-            sip: SipDecoder::new(&parts.sip),
             fragments: Reassembler::new(ReassemblerLimits::default()),
             tcp: TcpReassembler::new(TcpLimits::default()),
-            framers: HashMap::default(),
+            sip: SipInput {
+                decoder: SipDecoder::new(&parts.sip),
+                connections: HashMap::default(),
+                events: Vec::new(),
+                messages: BTreeMap::new(),
+            },
             tracker: Tracker::new(parts.tracker),
             taps: parts.taps,
             recordings: HashMap::default(),
@@ -149,21 +151,17 @@ impl CallThread {
             events: parts.events,
             live: parts.live,
             statistics: parts.statistics,
-            messages: BTreeMap::new(),
             fragmented_media: 0,
             counters: parts.counters,
             last_tick: CaptureTime::ZERO,
             last_statistics: CaptureTime::ZERO,
-            now: CaptureTime::ZERO,
             scratch: Vec::with_capacity(64 * 1024),
-            call_events: Vec::new(),
             commands: Vec::new(),
         }
     }
 
     /// Takes what has come and carries out what follows from it. True when there was anything to do.
     pub(crate) fn step(&mut self, now: CaptureTime) -> bool {
-        self.now = now;
         let mut busy = false;
         for receiver in 0..self.rings.receivers.len() {
             for _ in 0..BATCH {
@@ -199,79 +197,48 @@ impl CallThread {
     }
 
     fn on_frame(&mut self, time: CaptureTime, link: Link, bytes: &[u8]) {
+        // The receive thread has read the same headers before; what it could not read it did not send.
         let Ok(packet) = classify(link, bytes) else { return };
-        match packet.kind {
-            Kind::Udp(_) => {
-                self.on_datagram(time, packet.domain, Transport::Udp, packet.source, packet.destination, packet.payload);
-            }
-            Kind::Tcp => {
-                let (domain, source, destination) = (packet.domain, packet.source, packet.destination);
-                let mut stream_events = StreamEvents {
-                    framers: &mut self.framers,
-                    sip: &mut self.sip,
-                    events: &mut self.call_events,
-                    messages: &mut self.messages,
-                };
-                self.tcp.push(time, domain, source, destination, packet.transport, &mut |event| {
-                    stream_events.on_event(&event);
-                });
-                self.track_events();
-            }
-            Kind::Fragment => self.on_fragment(time, packet.domain, packet.payload),
-            Kind::Tunnel | Kind::Other => {}
+        if packet.kind != Kind::Fragment {
+            return self.on_packet(time, &packet);
         }
+        let mut whole = None;
+        self.fragments.push(time, packet.domain, packet.payload, &mut |datagram| whole = Some(datagram.packet.to_vec()));
+        let Some(whole) = whole else { return };
+        let Ok(mut inner) = classify(Link::RawIp, &whole) else { return };
+        inner.domain = packet.domain;
+        self.on_packet(time, &inner);
     }
 
-    fn on_fragment(&mut self, time: CaptureTime, domain: Domain, packet: &[u8]) {
-        let mut whole = None;
-        self.fragments.push(time, domain, packet, &mut |datagram| whole = Some(datagram.packet.to_vec()));
-        let Some(whole) = whole else { return };
-        let Ok(mut packet) = classify(Link::RawIp, &whole) else { return };
-        packet.domain = domain;
+    fn on_packet(&mut self, time: CaptureTime, packet: &Packet<'_>) {
         match packet.kind {
             Kind::Udp(MediaKind::Rtp | MediaKind::Rtcp) => self.fragmented_media += 1,
             Kind::Udp(_) => {
-                self.on_datagram(time, domain, Transport::Udp, packet.source, packet.destination, packet.payload);
+                self.sip.on_message(&Datagram {
+                    time,
+                    domain: packet.domain,
+                    transport: Transport::Udp,
+                    source: packet.source,
+                    destination: packet.destination,
+                    bytes: packet.payload,
+                });
             }
             Kind::Tcp => {
-                let mut stream_events = StreamEvents {
-                    framers: &mut self.framers,
-                    sip: &mut self.sip,
-                    events: &mut self.call_events,
-                    messages: &mut self.messages,
-                };
-                self.tcp.push(time, domain, packet.source, packet.destination, packet.transport, &mut |event| {
-                    stream_events.on_event(&event);
-                });
-                self.track_events();
+                self.tcp.push(time, packet, &mut |event| self.sip.on_stream_event(&event));
             }
             Kind::Fragment | Kind::Tunnel | Kind::Other => {}
         }
-    }
-
-    fn on_datagram(
-        &mut self,
-        time: CaptureTime,
-        domain: Domain,
-        transport: Transport,
-        source: SocketAddr,
-        destination: SocketAddr,
-        bytes: &[u8],
-    ) {
-        let datagram = Datagram { time, domain, transport, source, destination, bytes };
-        let outcome = self.sip.on_message(&datagram, &mut self.call_events);
-        *self.messages.entry(outcome.label()).or_default() += 1;
         self.track_events();
     }
 
     fn track_events(&mut self) {
-        let mut events = std::mem::take(&mut self.call_events);
+        let mut events = std::mem::take(&mut self.sip.events);
         for event in events.drain(..) {
             tracing::debug!(call_id = %event.leg.call_id, kind = ?event.kind, "call event");
             self.tracker.on_event(&event, &mut self.commands);
             self.execute();
         }
-        self.call_events = events;
+        self.sip.events = events;
     }
 
     fn on_notice(&mut self, notice: &FlowNotice) {
@@ -301,14 +268,8 @@ impl CallThread {
         }
         self.last_tick = now;
         self.fragments.on_tick(now);
-        let mut stream_events = StreamEvents {
-            framers: &mut self.framers,
-            sip: &mut self.sip,
-            events: &mut self.call_events,
-            messages: &mut self.messages,
-        };
-        self.tcp.on_tick(now, &mut |event| stream_events.on_event(&event));
-        self.sip.on_tick(now, &mut self.call_events);
+        self.tcp.on_tick(now, &mut |event| self.sip.on_stream_event(&event));
+        self.sip.decoder.on_tick(now, &mut self.sip.events);
         self.track_events();
         self.tracker.on_tick(now, &mut self.commands);
         if now.since(self.last_statistics) >= Duration::from_secs(1) || now < self.last_statistics {
@@ -322,8 +283,9 @@ impl CallThread {
             tracker: self.tracker.statistics(),
             fragments: self.fragments.statistics(),
             tcp: self.tcp.statistics(),
-            messages: self.messages.clone(),
+            messages: self.sip.messages.clone(),
             fragmented_media: self.fragmented_media,
+            taps: self.taps.iter().filter_map(|tap| tap.counters().ok()).collect(),
         };
         *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
     }
@@ -446,13 +408,7 @@ impl CallThread {
 
     /// The capture is at its end: every call ends.
     pub(crate) fn finish_all(&mut self, now: CaptureTime) {
-        let mut stream_events = StreamEvents {
-            framers: &mut self.framers,
-            sip: &mut self.sip,
-            events: &mut self.call_events,
-            messages: &mut self.messages,
-        };
-        self.tcp.finish(now, &mut |event| stream_events.on_event(&event));
+        self.tcp.finish(now, &mut |event| self.sip.on_stream_event(&event));
         self.track_events();
         self.tracker.finish_all(now, FinishAll::CaptureEnd, &mut self.commands);
         self.execute();
@@ -484,34 +440,60 @@ fn drain_into<T>(backlog: &mut VecDeque<T>, ring: &mut rtrb::Producer<T>) {
     }
 }
 
-/// Byte streams into SIP messages.
-struct StreamEvents<'a> {
-    framers: &'a mut HashMap<StreamId, SipFramer, foldhash::fast::RandomState>,
-    sip: &'a mut SipDecoder,
-    events: &'a mut Vec<CallEvent>,
-    messages: &'a mut BTreeMap<&'static str, u64>,
+/// SIP out of datagrams and byte streams.
+struct SipInput {
+    decoder: SipDecoder,
+    connections: HashMap<StreamId, Connection, foldhash::fast::RandomState>,
+    /// What the messages said, for the tracker.
+    events: Vec<CallEvent>,
+    /// Messages by outcome.
+    messages: BTreeMap<&'static str, u64>,
 }
 
-impl StreamEvents<'_> {
-    fn on_event(&mut self, event: &TcpEvent<'_>) {
+impl SipInput {
+    fn on_message(&mut self, message: &Datagram<'_>) {
+        let outcome = self.decoder.on_message(message, &mut self.events);
+        *self.messages.entry(outcome.label()).or_default() += 1;
+    }
+
+    fn on_stream_event(&mut self, event: &TcpEvent<'_>) {
         match *event {
             TcpEvent::Bytes { stream, domain, source, destination, time, bytes } => {
-                let framer = self.framers.entry(stream).or_default();
-                framer.push(bytes, &mut |message| {
-                    let datagram =
-                        Datagram { time, domain, transport: Transport::Tcp, source, destination, bytes: message };
-                    let outcome: MessageOutcome = self.sip.on_message(&datagram, self.events);
-                    *self.messages.entry(outcome.label()).or_default() += 1;
+                let known = self.connections.remove(&stream);
+                let mut connection =
+                    known.unwrap_or_else(|| Connection { framer: SipFramer::new(), domain, source, destination });
+                connection.framer.push(bytes, |bytes| {
+                    self.on_message(&Datagram { time, domain, transport: Transport::Tcp, source, destination, bytes });
                 });
+                self.connections.insert(stream, connection);
             }
-            TcpEvent::Gap { stream, .. } => {
-                if let Some(framer) = self.framers.get_mut(&stream) {
-                    framer.gap();
+            TcpEvent::Gap { stream, time, .. } => {
+                if let Some(mut connection) = self.connections.remove(&stream) {
+                    self.cut(&mut connection, time);
+                    self.connections.insert(stream, connection);
                 }
             }
-            TcpEvent::End { stream, .. } => {
-                self.framers.remove(&stream);
+            TcpEvent::End { stream, time, .. } => {
+                if let Some(mut connection) = self.connections.remove(&stream) {
+                    self.cut(&mut connection, time);
+                }
             }
         }
     }
+
+    /// Nothing follows what the framer holds: a message whose headers are there is read as far as it goes.
+    fn cut(&mut self, connection: &mut Connection, time: CaptureTime) {
+        let (domain, source, destination) = (connection.domain, connection.source, connection.destination);
+        connection.framer.gap(|bytes| {
+            self.on_message(&Datagram { time, domain, transport: Transport::Tcp, source, destination, bytes });
+        });
+    }
+}
+
+/// One direction of a TCP connection that carries SIP.
+struct Connection {
+    framer: SipFramer,
+    domain: Domain,
+    source: SocketAddr,
+    destination: SocketAddr,
 }

@@ -51,7 +51,7 @@ labelled_enum! {
 
 labelled_enum! {
     /// Why a frame was dropped. Every dropped frame has exactly one reason.
-    Drop {
+    DropReason {
         /// Its headers could not be read.
         Unparsed = "unparsed",
         /// Neither signalling nor media: not what a call recorder listens for.
@@ -77,7 +77,7 @@ pub struct ReceiveCounters {
     pub frames_received: Counter,
     pub bytes_received: Counter,
     kept: [Counter; Kept::ALL.len()],
-    dropped: [Counter; Drop::ALL.len()],
+    dropped: [Counter; DropReason::ALL.len()],
     /// Packets in the pre-roll.
     pub held: Counter,
     /// Streams in the flow table.
@@ -96,7 +96,7 @@ impl ReceiveCounters {
         self.kept[end as usize].add(1);
     }
 
-    pub(crate) fn drop(&self, reason: Drop, frames: u64) {
+    pub(crate) fn discard(&self, reason: DropReason, frames: u64) {
         self.dropped[reason as usize].add(frames);
     }
 
@@ -104,7 +104,7 @@ impl ReceiveCounters {
         self.kept[end as usize].get()
     }
 
-    pub fn dropped(&self, reason: Drop) -> u64 {
+    pub fn dropped(&self, reason: DropReason) -> u64 {
         self.dropped[reason as usize].get()
     }
 
@@ -116,7 +116,7 @@ impl ReceiveCounters {
     /// `received − Σ ends − held`: zero whenever the thread is between two frames.
     pub fn unaccounted(&self) -> i64 {
         let kept: u64 = Kept::ALL.iter().map(|end| self.kept(*end)).sum();
-        let dropped: u64 = Drop::ALL.iter().map(|reason| self.dropped(*reason)).sum();
+        let dropped: u64 = DropReason::ALL.iter().map(|reason| self.dropped(*reason)).sum();
         self.frames_received.get().wrapping_sub(kept + dropped + self.held.get()) as i64
     }
 }
@@ -130,23 +130,59 @@ pub struct CallCounters {
     pub tap_errors: Counter,
 }
 
-/// What one encoder thread counts. `packets = Σ outcomes` once nothing waits for its place (`waiting`).
+/// What one encoder thread counts. What became of packets is in [`PacketEnds`], summed over its tracks.
 #[derive(Default, Debug)]
 pub struct EncoderCounters {
-    pub packets: Counter,
     /// Packets of streams whose track was already finished.
     pub after_end: Counter,
-    pub encoded: Counter,
-    pub duplicates: Counter,
-    pub late: Counter,
-    pub not_audio: Counter,
-    pub undecodable: Counter,
-    pub lost_to_writer: Counter,
+    ends: [Counter; PacketEnd::ALL.len()],
     /// Packets that wait in reorder windows and open chunks.
     pub waiting: Counter,
     pub tracks: Counter,
     pub chunks: Counter,
     pub panics: Counter,
+}
+
+impl EncoderCounters {
+    pub fn ended(&self, end: PacketEnd) -> u64 {
+        if end == PacketEnd::AfterEnd { self.after_end.get() } else { self.ends[end as usize].get() }
+    }
+
+    /// Shows these sums over all tracks, past and present.
+    pub(crate) fn publish(&self, sums: &[u64; PacketEnd::ALL.len()], waiting: u64) {
+        for (counter, sum) in self.ends.iter().zip(sums) {
+            counter.set(*sum);
+        }
+        self.waiting.set(waiting);
+    }
+}
+
+labelled_enum! {
+    /// What became of a packet of a track. `lost_to_encoder` and `lost_to_writer` are the recorder's own losses.
+    PacketEnd {
+        /// Its audio is in a chunk that the writer took.
+        Encoded = "encoded",
+        /// Received before.
+        Duplicate = "duplicate",
+        /// Its place had been encoded when it came.
+        Late = "late",
+        /// Events, comfort noise, empty packets.
+        NoAudio = "no_audio",
+        /// Encrypted, malformed, or of a codec without a decoder.
+        Undecodable = "undecodable",
+        /// Spoken over by another stream of the same track.
+        Overlapped = "overlapped",
+        /// A sequence number that fits nothing before or after.
+        Stray = "stray",
+        /// Of more streams than a track tells apart.
+        BeyondStreamLimit = "beyond_stream_limit",
+        /// Its track was over when it came.
+        AfterEnd = "after_end",
+        /// An encoder's ring was full, or Opus failed.
+        LostToEncoder = "lost_to_encoder",
+        /// The writer had no room for its chunk.
+        LostToWriter = "lost_to_writer",
+    }
 }
 
 /// What the writer thread counts.

@@ -3,7 +3,7 @@
 //! Driven by its rings alone: receive threads say what time it is, so live capture and replay run the same code. A track
 //! that breaks an invariant of ours is dropped and counted; the others go on.
 
-use crate::counters::EncoderCounters;
+use crate::counters::{EncoderCounters, PacketEnd};
 use crate::message::{FinishTracks, OpenStream, kind};
 use crate::ring::{MessageConsumer, MessageHeader, MessageProducer};
 use sidetone_calls::TrackReport;
@@ -80,8 +80,7 @@ pub(crate) struct Encoder {
     finishing: VecDeque<FinishTracks>,
     final_reports: VecDeque<TrackReport>,
     /// Sums over tracks that are gone; the counters show these plus the living.
-    past: TrackAccounting,
-    /// Packets of tracks that broke an invariant and were dropped: kept apart, so that the sums stay exact.
+    past: [u64; PacketEnd::ALL.len()],
     last_round: CaptureTime,
     scratch: Vec<u8>,
 }
@@ -98,7 +97,7 @@ impl Encoder {
             clocks: vec![CaptureTime::ZERO; receivers],
             finishing: VecDeque::new(),
             final_reports: VecDeque::new(),
-            past: TrackAccounting::default(),
+            past: [0; PacketEnd::ALL.len()],
             last_round: CaptureTime::ZERO,
             scratch: Vec::with_capacity(64 * 1024),
         }
@@ -167,7 +166,6 @@ impl Encoder {
                 track.track.on_packet(slot, header.time, rtp, sink);
             }
         }));
-        self.counters.packets.add(u64::from(counted));
         if outcome.is_err() {
             self.drop_broken(id);
         }
@@ -317,7 +315,10 @@ impl Encoder {
         for stream in &slot.stream_ids {
             self.streams.remove(stream);
         }
-        self.past.add(&slot.track.accounting());
+        // What the track never came to decide (it broke an invariant) ends as the encoder's loss.
+        let accounting = slot.track.accounting();
+        add(&mut self.past, &accounting);
+        self.past[PacketEnd::LostToEncoder as usize] += accounting.pending;
         self.counters.tracks.set(self.tracks.len() as u64);
     }
 
@@ -332,18 +333,14 @@ impl Encoder {
     }
 
     fn publish_accounting(&self) {
-        let mut sum = self.past;
+        let mut sums = self.past;
+        let mut waiting = 0;
         for slot in self.tracks.values() {
-            sum.add(&slot.track.accounting());
+            let accounting = slot.track.accounting();
+            add(&mut sums, &accounting);
+            waiting += accounting.pending;
         }
-        let counters = &self.counters;
-        counters.encoded.set(sum.encoded);
-        counters.duplicates.set(sum.duplicates);
-        counters.late.set(sum.late);
-        counters.not_audio.set(sum.not_audio);
-        counters.undecodable.set(sum.undecodable);
-        counters.lost_to_writer.set(sum.lost_to_writer);
-        counters.waiting.set(sum.waiting);
+        self.counters.publish(&sums, waiting);
     }
 
     /// Nothing is on its way to or from this thread.
@@ -362,5 +359,24 @@ fn report(id: (RecordingId, TrackId), slot: &TrackSlot, is_final: bool) -> Track
         last_packet_at: slot.last_packet_at,
         measured: slot.track.measured(),
         is_final,
+    }
+}
+
+/// Adds a track's packets by what became of them. What its ring lost before the encoder is counted by the receive thread.
+fn add(sums: &mut [u64; PacketEnd::ALL.len()], track: &TrackAccounting) {
+    for (sum, end) in sums.iter_mut().zip(PacketEnd::ALL) {
+        *sum += match end {
+            PacketEnd::Encoded => track.encoded,
+            PacketEnd::Duplicate => track.duplicates,
+            PacketEnd::Late => track.late,
+            PacketEnd::NoAudio => track.no_audio,
+            PacketEnd::Undecodable => track.undecodable + track.not_rtp,
+            PacketEnd::Overlapped => track.overlapped,
+            PacketEnd::Stray => track.strays,
+            PacketEnd::BeyondStreamLimit => track.beyond_stream_limit,
+            PacketEnd::AfterEnd => 0,
+            PacketEnd::LostToEncoder => track.failed,
+            PacketEnd::LostToWriter => track.lost_to_writer,
+        };
     }
 }

@@ -35,12 +35,6 @@ pub(crate) struct Flow {
     occupied: bool,
 }
 
-impl Flow {
-    pub(crate) fn held_packets(&self) -> u32 {
-        self.held.packets
-    }
-}
-
 pub(crate) struct FlowTable {
     index: HashMap<StreamKey, u32, foldhash::fast::RandomState>,
     flows: Vec<Flow>,

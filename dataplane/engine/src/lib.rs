@@ -4,13 +4,14 @@
 //! live ports, [`replay`] runs the same ones in turn over a capture file.
 //!
 //! Invariants: a live thread never waits for the next one; every ring is bounded; every frame has exactly one end
-//! ([`Kept`] or [`Drop`]) or is held in the pre-roll; per packet there is no allocation, lock, system call, clock read or
+//! ([`Kept`] or [`DropReason`]) or is held in the pre-roll; per packet there is no allocation, lock, system call, clock read or
 //! log once its stream exists.
 #![forbid(unsafe_code)]
 
 mod affinity;
 mod assemble;
 mod call;
+mod clock;
 mod config;
 mod counters;
 mod encode;
@@ -28,7 +29,7 @@ mod write;
 pub use assemble::{Observed, Setup};
 pub use call::{CallStatistics, LiveCalls};
 pub use config::EngineConfig;
-pub use counters::{CallCounters, Counter, Drop, EncoderCounters, Kept, ReceiveCounters, WriterCounters};
+pub use counters::{CallCounters, Counter, DropReason, EncoderCounters, Kept, PacketEnd, ReceiveCounters, WriterCounters};
 pub use live::{Engine, EngineError};
 pub use message::{EngineEvent, EventSink};
 pub use metrics::{EngineMetrics, PortInfo};

@@ -4,8 +4,9 @@
 use crate::assemble::{Observed, Parts, Setup, assemble};
 use crate::encode::Encoder;
 use crate::receive::Receiver;
+use crate::clock::ThreadClock;
 use crate::{affinity, call::CallThread, write::Writer};
-use sidetone_capture::{CaptureClock, FrameSource, Port};
+use sidetone_capture::{FrameSource, Port};
 use sidetone_model::Recording;
 use sidetone_store::StoreWriter;
 use std::sync::Arc;
@@ -50,7 +51,6 @@ pub struct Engine {
     call: JoinHandle<()>,
     writer: JoinHandle<StoreWriter>,
     observed: Observed,
-    clock: CaptureClock,
 }
 
 /// Threads stop in the order in which data flows, so that everything heard reaches the disk.
@@ -82,8 +82,7 @@ impl Engine {
         }
         let Parts { receivers, mut call, encoders, writer, observed } =
             assemble(setup, queues, setup.engine.encoder_thread_count(), store, taps);
-        let clock = CaptureClock::new();
-        call.restore(active, clock.now());
+        call.restore(active, ThreadClock::start().now());
 
         let stop = StopFlags::default();
         let writer = {
@@ -91,8 +90,8 @@ impl Engine {
             spawn("writer".into(), None, move || run_writer(writer, interval, &stop))?
         };
         let call = {
-            let (stop, clock) = (stop.call.clone(), clock.clone());
-            spawn("calls".into(), None, move || run_calls(call, &clock, &stop))?
+            let stop = stop.call.clone();
+            spawn("calls".into(), None, move || run_calls(call, &stop))?
         };
         let encoders = encoders
             .into_iter()
@@ -108,21 +107,17 @@ impl Engine {
             .zip(sources)
             .enumerate()
             .map(|(index, (receiver, source))| {
-                let (stop, clock) = (stop.receive.clone(), clock.clone());
+                let stop = stop.receive.clone();
                 let core = setup.engine.receive_cores.get(index).copied();
                 let counters = observed.receive[index].clone();
-                spawn(format!("receive-{index}"), core, move || run_receiver(receiver, source, &counters, &clock, &stop))
+                spawn(format!("receive-{index}"), core, move || run_receiver(receiver, source, &counters, &stop))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { stop, receivers, encoders, call, writer, observed, clock })
+        Ok(Self { stop, receivers, encoders, call, writer, observed })
     }
 
     pub fn observed(&self) -> &Observed {
         &self.observed
-    }
-
-    pub fn clock(&self) -> &CaptureClock {
-        &self.clock
     }
 
     /// True while every thread runs.
@@ -172,9 +167,9 @@ fn run_receiver(
     mut receiver: Receiver,
     mut source: Box<dyn FrameSource>,
     counters: &crate::counters::ReceiveCounters,
-    clock: &CaptureClock,
     stop: &AtomicBool,
 ) {
+    let mut clock = ThreadClock::start();
     let mut last_statistics = Instant::now();
     while !stop.load(Ordering::Acquire) {
         match source.receive(RECEIVE_TIMEOUT, RECEIVE_BUDGET, &mut |frame| receiver.on_frame(frame)) {
@@ -214,7 +209,8 @@ fn run_encoder(mut encoder: Encoder, stop: &AtomicBool) {
     }
 }
 
-fn run_calls(mut call: CallThread, clock: &CaptureClock, stop: &AtomicBool) {
+fn run_calls(mut call: CallThread, stop: &AtomicBool) {
+    let mut clock = ThreadClock::start();
     while !stop.load(Ordering::Acquire) {
         if !call.step(clock.now()) {
             sleep(CALL_IDLE);

@@ -5,7 +5,7 @@
 //! * tracks: `frames_total{end="track"} = Σ track_packets_total + track_packets_waiting`
 
 use crate::assemble::Observed;
-use crate::counters::{Drop, Kept};
+use crate::counters::{DropReason, Kept, PacketEnd};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use sidetone_capture::CaptureMode;
@@ -96,10 +96,12 @@ impl EngineMetrics {
             let mut total = sum(&|q| q.frames_received.get()) + missed;
             let mut passed = 0;
             if let Some(tap) = port.tap.and_then(|index| statistics.taps.get(index)) {
-                total = tap.received + tap.missed_before_tap(missed, sum(&|q| q.frames_received.get()));
+                // What the program let through is what the sources received or missed; the rest ended in the program.
                 passed = tap.passed_total();
-                for (reason, count) in tap.dropped_by_reason() {
-                    push(&mut dropped, &[("interface", interface), ("stage", "xdp"), ("reason", reason)], count);
+                total += passed + tap.dropped_total();
+                for reason in sidetone_capture::Reason::ALL {
+                    let labels = [("interface", interface), ("stage", "xdp"), ("reason", reason.label())];
+                    push(&mut dropped, &labels, tap.dropped(reason));
                 }
             }
             push(&mut mode, &[("interface", interface), ("mode", port.mode.label())], 1);
@@ -109,7 +111,7 @@ impl EngineMetrics {
                 push(&mut kept, &[("interface", interface), ("end", end.label())], sum(&|q| q.kept(*end)));
             }
             push(&mut kept, &[("interface", interface), ("end", "passed")], passed);
-            for reason in Drop::ALL {
+            for reason in DropReason::ALL {
                 let labels = [("interface", interface), ("stage", "receive"), ("reason", reason.label())];
                 push(&mut dropped, &labels, sum(&|q| q.dropped(*reason)));
             }
@@ -124,23 +126,13 @@ impl EngineMetrics {
     fn tracks(&self) -> Vec<MetricFamily> {
         let encoders = &self.observed.encoders;
         let sum = |count: &dyn Fn(&crate::EncoderCounters) -> u64| encoders.iter().map(|e| count(e)).sum::<u64>();
-        let lost_to_encoder = self.observed.receive.iter().map(|q| q.lost_to_encoder.get()).sum();
         let mut packets = family(
             "sidetone_track_packets_total",
             "Packets on tracks by what became of them; `lost_*` are the recorder's own losses.",
             MetricType::COUNTER,
         );
-        for (result, count) in [
-            ("encoded", sum(&|e| e.encoded.get())),
-            ("duplicate", sum(&|e| e.duplicates.get())),
-            ("late", sum(&|e| e.late.get())),
-            ("not_audio", sum(&|e| e.not_audio.get())),
-            ("undecodable", sum(&|e| e.undecodable.get())),
-            ("after_end", sum(&|e| e.after_end.get())),
-            ("lost_to_encoder", lost_to_encoder),
-            ("lost_to_writer", sum(&|e| e.lost_to_writer.get())),
-        ] {
-            push(&mut packets, &[("result", result)], count);
+        for end in PacketEnd::ALL {
+            push(&mut packets, &[("result", end.label())], self.observed.packets_ended(*end));
         }
         vec![
             packets,

@@ -5,7 +5,7 @@
 //! alike. Nothing here allocates, locks or waits per packet; what finds a ring full is counted.
 
 use crate::config::EngineConfig;
-use crate::counters::{Drop, Kept, ReceiveCounters};
+use crate::counters::{DropReason, Kept, ReceiveCounters};
 use crate::flows::{FlowState, FlowTable};
 use crate::message::{FlowCommand, FlowNotice, OpenStream, kind};
 use crate::ring::{MessageHeader, MessageProducer};
@@ -94,8 +94,8 @@ impl Receiver {
         let link = wire_link(frame.link);
         let packet = match classify(link, frame.bytes) {
             Ok(packet) => packet,
-            Err(Unparsed::NotIp) => return self.counters.drop(Drop::NotVoice, 1),
-            Err(_) => return self.counters.drop(Drop::Unparsed, 1),
+            Err(Unparsed::NotIp) => return self.counters.discard(DropReason::NotVoice, 1),
+            Err(_) => return self.counters.discard(DropReason::Unparsed, 1),
         };
         match packet.kind {
             Kind::Udp(MediaKind::Rtp) => self.on_media(frame.arrived_at, &packet),
@@ -103,14 +103,14 @@ impl Receiver {
             Kind::Udp(_) if self.is_signalling_datagram(&packet) => self.to_call_thread(frame, link),
             Kind::Tcp if self.is_signalling_segment(&packet) => self.to_call_thread(frame, link),
             Kind::Fragment => self.to_call_thread(frame, link),
-            Kind::Tunnel => self.counters.drop(Drop::Tunnel, 1),
-            Kind::Udp(_) | Kind::Tcp | Kind::Other => self.counters.drop(Drop::NotVoice, 1),
+            Kind::Tunnel => self.counters.discard(DropReason::Tunnel, 1),
+            Kind::Udp(_) | Kind::Tcp | Kind::Other => self.counters.discard(DropReason::NotVoice, 1),
         }
     }
 
     fn on_media(&mut self, arrived_at: CaptureTime, packet: &Packet<'_>) {
         let rtp = packet.payload;
-        let Some(ssrc) = rtp.get(8..12) else { return self.counters.drop(Drop::NotVoice, 1) };
+        let Some(ssrc) = rtp.get(8..12) else { return self.counters.discard(DropReason::NotVoice, 1) };
         let key = StreamKey {
             domain: packet.domain,
             source: packet.source,
@@ -118,7 +118,7 @@ impl Receiver {
             ssrc: u32::from_be_bytes([ssrc[0], ssrc[1], ssrc[2], ssrc[3]]),
         };
         let Some(slot) = self.flows.find_or_insert(&key, arrived_at, rtp[1] & 0x7f) else {
-            return self.counters.drop(Drop::FlowTableFull, 1);
+            return self.counters.discard(DropReason::FlowTableFull, 1);
         };
         let flow = self.flows.get_mut(slot);
         flow.packets += 1;
@@ -129,16 +129,16 @@ impl Receiver {
                 deliver(&mut self.encoders[usize::from(encoder)], &self.counters, stream, lost_before, arrived_at, rtp);
             }
             FlowState::Waiting => self.wait(slot, arrived_at, rtp),
-            FlowState::Discarded => self.counters.drop(Drop::Discarded, 1),
+            FlowState::Discarded => self.counters.discard(DropReason::Discarded, 1),
         }
     }
 
     /// Keeps a packet of an unclaimed stream for as long as the pre-roll lasts, and tells the call thread of the stream.
     fn wait(&mut self, slot: u32, arrived_at: CaptureTime, rtp: &[u8]) {
         let outdated = self.flows.drop_held_before(slot, arrived_at.saturating_sub(self.pre_roll));
-        self.counters.drop(Drop::Unclaimed, outdated);
+        self.counters.discard(DropReason::Unclaimed, outdated);
         if !self.flows.hold(slot, arrived_at, rtp) {
-            self.counters.drop(Drop::PreRollFull, 1);
+            self.counters.discard(DropReason::PreRollFull, 1);
         }
         let flow_ref = self.flows.flow_ref(slot);
         let flow = self.flows.get_mut(slot);
@@ -199,7 +199,7 @@ impl Receiver {
         if self.to_call.push(header, frame.bytes) {
             self.counters.keep(Kept::Signalling);
         } else {
-            self.counters.drop(Drop::SignallingRingFull, 1);
+            self.counters.discard(DropReason::SignallingRingFull, 1);
         }
     }
 
@@ -260,7 +260,7 @@ impl Receiver {
     fn discard(&mut self, reference: sidetone_calls::FlowRef) -> bool {
         if self.flows.resolve(reference).is_some() {
             let dropped = self.flows.drop_all_held(reference.slot);
-            self.counters.drop(Drop::Unclaimed, dropped);
+            self.counters.discard(DropReason::Unclaimed, dropped);
         }
         self.set_state(reference, FlowState::Discarded)
     }
@@ -318,7 +318,7 @@ impl Receiver {
             return false;
         }
         let dropped = self.flows.drop_all_held(slot);
-        self.counters.drop(Drop::Unclaimed, dropped);
+        self.counters.discard(DropReason::Unclaimed, dropped);
         self.flows.remove(slot);
         true
     }
@@ -341,7 +341,7 @@ impl Receiver {
         let slots: Vec<u32> = self.flows.occupied().collect();
         for slot in slots {
             let dropped = self.flows.drop_all_held(slot);
-            self.counters.drop(Drop::Unclaimed, dropped);
+            self.counters.discard(DropReason::Unclaimed, dropped);
         }
         self.counters.held.set(self.flows.held_packets());
     }

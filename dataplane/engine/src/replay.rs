@@ -2,7 +2,7 @@
 //! on the file alone.
 
 use crate::assemble::{Parts, Setup, assemble};
-use crate::counters::{Drop, Kept};
+use crate::counters::{DropReason, Kept, PacketEnd};
 use crate::live::EngineError;
 use serde::Serialize;
 use sidetone_calls::UnclaimedStream;
@@ -113,7 +113,6 @@ pub fn replay(
 
     let statistics = call.tracker().statistics();
     let receive = &observed.receive[0];
-    let encoder = &observed.encoders[0];
     let summary = ReplaySummary {
         calls_seen: statistics.calls_seen,
         unclaimed_streams: call.tracker().unclaimed().cloned().collect(),
@@ -122,24 +121,16 @@ pub fn replay(
             track: receive.kept(Kept::Track),
             signalling: receive.kept(Kept::Signalling),
             rtcp: receive.kept(Kept::Rtcp),
-            dropped: Drop::ALL
+            dropped: DropReason::ALL
                 .iter()
                 .map(|reason| (reason.label(), receive.dropped(*reason)))
                 .filter(|(_, count)| *count > 0)
                 .collect(),
-            on_tracks: [
-                ("encoded", encoder.encoded.get()),
-                ("duplicate", encoder.duplicates.get()),
-                ("late", encoder.late.get()),
-                ("not_audio", encoder.not_audio.get()),
-                ("undecodable", encoder.undecodable.get()),
-                ("after_end", encoder.after_end.get()),
-                ("lost_to_encoder", receive.lost_to_encoder.get()),
-                ("lost_to_writer", encoder.lost_to_writer.get()),
-            ]
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .collect(),
+            on_tracks: PacketEnd::ALL
+                .iter()
+                .map(|end| (end.label(), observed.packets_ended(*end)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
         },
         truncated,
     };
