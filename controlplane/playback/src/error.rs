@@ -12,6 +12,8 @@ pub enum PlaybackError {
     NotFound { recording: RecordingId },
     #[error("recording {recording} has no audio to play: {reason}")]
     NoAudio { recording: RecordingId, reason: String },
+    #[error("recording {recording} lasts {days} days by the catalog, which no call does: its entry is damaged")]
+    Implausible { recording: RecordingId, days: u64 },
     #[error("recording {recording} would be longer than a {format} file can be ({bytes} bytes): play it as opus")]
     TooLong { recording: RecordingId, format: crate::Format, bytes: u64 },
     #[error("bytes {}..{} were asked for of a file of {length}", range.start, range.end)]
