@@ -73,7 +73,7 @@ impl FromStr for CaptureTime {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let timestamp: jiff::Timestamp =
             text.parse().map_err(|error| format!("'{text}' is not an RFC 3339 time: {error}"))?;
-        u64::try_from(timestamp.as_nanosecond()).map(Self).map_err(|_| format!("'{text}' lies before 1970"))
+        u64::try_from(timestamp.as_nanosecond()).map(Self).map_err(|_negative| format!("'{text}' lies before 1970"))
     }
 }
 
