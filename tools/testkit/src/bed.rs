@@ -60,6 +60,7 @@ impl Bed {
             bail!("network namespaces need root: run this with sudo");
         }
         remove_stale()?;
+        mount_bpf_file_system()?;
         let (pid, number) = (std::process::id(), BEDS_MADE.fetch_add(1, Ordering::Relaxed));
         let network = |part: &str| Network::Namespace(format!("{NAMESPACE_PREFIX}{pid}-{number}-{part}"));
         let bed = Self {
@@ -196,6 +197,16 @@ impl Bed {
 pub struct MirrorCounts {
     pub sent: u64,
     pub dropped: u64,
+}
+
+/// Where the appliance pins its XDP program. systemd mounts it on every machine; without systemd it may be missing. It is
+/// left mounted.
+fn mount_bpf_file_system() -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    if mounts.lines().any(|line| line.split(' ').nth(2) == Some("bpf") && line.contains(" /sys/fs/bpf ")) {
+        return Ok(());
+    }
+    shell(&Network::Own, "mount -t bpf bpf /sys/fs/bpf").map(|_| ())
 }
 
 /// The BPF file system keeps the XDP program and maps of an interface that is gone; ours are of no more use.

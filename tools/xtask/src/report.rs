@@ -330,15 +330,26 @@ impl Tracks {
 pub(crate) fn check_native(recorder: &Recorder, checks: &mut Checks) -> Result<String> {
     let status = recorder.json("/api/v1/status")?;
     let mode = status["ports"][0]["mode"].as_str().context("the status has no port with a mode")?.to_owned();
-    checks.expect(mode.starts_with("af_xdp native"), || {
+    checks.expect(is_native(&mode), || {
         format!("captured by `{mode}` instead of AF_XDP native: {}", status["ports"][0]["fallback_reason"])
     });
     let metrics = recorder.metrics()?;
-    let by_metric = metrics.samples("sidetone_capture_mode").iter().any(|sample| {
-        sample.value == 1.0 && sample.labels.get("mode").is_some_and(|label| label.starts_with("af_xdp native"))
-    });
+    let by_metric = metrics
+        .samples("sidetone_capture_mode")
+        .iter()
+        .any(|sample| sample.value == 1.0 && sample.labels.get("mode").is_some_and(|label| is_native(label)));
     checks.expect(by_metric, || "the metric sidetone_capture_mode does not say AF_XDP native".to_owned());
     Ok(mode)
+}
+
+/// The status writes it for people and the metric as a label.
+fn is_native(mode: &str) -> bool {
+    let words: Vec<String> = mode
+        .split(|character: char| !character.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_ascii_lowercase)
+        .collect();
+    words.starts_with(&["af".to_owned(), "xdp".to_owned(), "native".to_owned()])
 }
 
 /// Total, longest and mean of what the wire had, for the figures that are printed.
@@ -371,6 +382,16 @@ mod tests {
         sidetone_track_packets_total{result=\"lost_to_encoder\"} 1\n\
         sidetone_track_packets_total{result=\"lost_to_writer\"} 0\n\
         sidetone_track_packets_waiting 1\n";
+
+    #[test]
+    fn native_mode_is_recognised_in_both_spellings() {
+        for mode in ["AF_XDP, native", "af_xdp_native_zero_copy"] {
+            assert!(is_native(mode), "{mode}");
+        }
+        for mode in ["AF_XDP, generic", "af_packet", ""] {
+            assert!(!is_native(mode), "{mode}");
+        }
+    }
 
     #[test]
     fn equations_hold_to_the_last_frame() {

@@ -72,6 +72,7 @@ const NEEDS: &[Need] = &[
     program(Purpose::Measure, "ffmpeg", "ffmpeg", "plays recordings"),
     program(Purpose::Measure, "opus-tools", "opusdec", "plays recordings with Opus's own tools"),
     program(Purpose::Measure, "chromium", "chromium", "plays recordings in a browser"),
+    program(Purpose::Measure, "chromium-driver", "chromedriver", "steers that browser"),
     program(Purpose::Measure, "curl", "curl", "asks the HTTP interface"),
     program(Purpose::Measure, "python3", "python3", "runs the audio measurements"),
     file(
