@@ -691,18 +691,16 @@ enum Opening {
 fn opening(address: &Address<'_>) -> Option<Opening> {
     let in_dialog = !address.to_tag.is_empty();
     match (address.method, address.status) {
-        (Method::Invite, None) if in_dialog => Some(Opening::InProgress),
-        (Method::Invite, None) => Some(Opening::Attempt),
+        (Method::Invite | Method::Update | Method::Info | Method::Bye, None) if in_dialog => Some(Opening::InProgress),
+        (Method::Invite | Method::Cancel, None) => Some(Opening::Attempt),
         // Its INVITE was lost, or follows.
         (Method::Invite, Some(status)) => match status {
             // What was refused may have been a re-INVITE, which ends nothing.
             408 | 481 | 488 | 491 | 500 | 503 | 504 => None,
             _ => Some(Opening::Attempt),
         },
-        (Method::Cancel, None) => Some(Opening::Attempt),
         // An early dialog: there is no PRACK after the answer.
         (Method::Prack, None) if in_dialog => Some(Opening::Attempt),
-        (Method::Update | Method::Info | Method::Bye, None) if in_dialog => Some(Opening::InProgress),
         // An ACK to a 2xx and one to a refusal look the same, but only the first has an answer in it.
         (Method::Ack, None) if in_dialog && address.has_description => Some(Opening::InProgress),
         _ => None,

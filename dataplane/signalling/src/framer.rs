@@ -19,7 +19,7 @@ pub struct FramerStatistics {
     pub skipped_bytes: u64,
     /// Messages skipped because they are longer than [`MESSAGE_BYTES_MAX`].
     pub oversized: u64,
-    /// Messages handed on although a gap cut their body.
+    /// Messages handed on although a gap cut them.
     pub cut: u64,
 }
 
@@ -43,7 +43,7 @@ enum Progress {
     /// The start line is there; all lines before `line` are headers, and the line there has no end before `searched`.
     Headers { line: usize, searched: usize },
     /// Everything is known but the rest of the body.
-    Body { body: usize, total: usize },
+    Body { total: usize },
 }
 
 impl Default for Progress {
@@ -74,17 +74,17 @@ impl SipFramer {
         self.consumed = 0;
     }
 
-    /// Bytes of the stream are missing here, or it ends. A message whose headers are complete is handed on with the whole
-    /// lines of its body; what is held besides is dropped.
+    /// Bytes of the stream are missing here, or it ends. Of a message that has begun, the whole lines are handed on; what is
+    /// held besides is dropped.
     pub fn gap(&mut self, mut on_message: impl FnMut(&[u8])) {
         match self.progress {
-            Progress::Body { body, .. } => {
-                let end = memrchr(b'\n', &self.buffer).map_or(body, |at| (at + 1).max(body));
+            Progress::Headers { .. } | Progress::Body { .. } => {
+                let end = memrchr(b'\n', &self.buffer).map_or(0, |at| at + 1);
                 self.statistics.messages += 1;
                 self.statistics.cut += 1;
                 on_message(&self.buffer[..end]);
             }
-            Progress::StartLine { .. } | Progress::LongLine | Progress::Headers { .. } => {
+            Progress::StartLine { .. } | Progress::LongLine => {
                 self.statistics.skipped_bytes += self.buffer.len() as u64;
             }
         }
@@ -99,7 +99,7 @@ impl SipFramer {
             Progress::StartLine { searched } => self.find_start_line(searched),
             Progress::LongLine => self.find_line_end(),
             Progress::Headers { line, searched } => self.find_header_end(line, searched),
-            Progress::Body { total, .. } if pending.len() >= total => {
+            Progress::Body { total } if pending.len() >= total => {
                 on_message(&pending[..total]);
                 self.statistics.messages += 1;
                 self.consumed += total;
@@ -179,7 +179,7 @@ impl SipFramer {
         if total > MESSAGE_BYTES_MAX {
             return self.skip_oversized();
         }
-        self.progress = Progress::Body { body: next, total };
+        self.progress = Progress::Body { total };
         true
     }
 
@@ -259,8 +259,10 @@ mod tests {
         framer.push(OK.as_bytes(), &mut keep);
         framer.push(b"INVITE sip:b@h SIP/2.0\r\nCall-", &mut keep);
         framer.gap(&mut keep);
-        assert_eq!(found, ["INVITE sip:b@h SIP/2.0\r\nContent-Length: 40\r\n\r\nv=0\r\n", OK]);
-        assert_eq!((framer.buffered_bytes(), framer.statistics().cut), (0, 1));
+        let (cut_body, cut_headers) =
+            ("INVITE sip:b@h SIP/2.0\r\nContent-Length: 40\r\n\r\nv=0\r\n", "INVITE sip:b@h SIP/2.0\r\n");
+        assert_eq!(found, [cut_body, OK, cut_headers]);
+        assert_eq!((framer.buffered_bytes(), framer.statistics().cut), (0, 2));
     }
 
     #[test]

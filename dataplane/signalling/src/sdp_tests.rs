@@ -188,7 +188,9 @@ fn nothing_grows_past_its_bound() {
 proptest! {
     #[test]
     fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let _ = parse(&bytes);
+        if let Ok(description) = parse(&bytes) {
+            prop_assert!(description.media.len() <= MEDIA_MAX);
+        }
     }
 
     #[test]

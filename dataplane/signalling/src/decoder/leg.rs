@@ -470,6 +470,10 @@ impl Leg {
     fn on_accepted(&mut self, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {
         let early = self.is_early();
         let answers = early && seen.by == LegSide::Caller;
+        if let Some(invite) = self.invites.caller.as_mut().filter(|invite| answers && invite.cseq > seen.cseq) {
+            // Impatient callers send several INVITEs; the first that is accepted counts, and all offer the same.
+            invite.cseq = seen.cseq;
+        }
         let Some(exchange) = Self::exchange_of(&mut self.invites, seen, answers) else { return };
         exchange.response_seen = true;
         if exchange.state == ExchangeState::Void && !answers {

@@ -77,12 +77,12 @@ impl Step {
         }
     }
 
-    fn to_tag(self, to_tag: &'static str) -> Self {
+    fn tagged(self, to_tag: &'static str) -> Self {
         Self { to_tag, ..self }
     }
 
     fn in_dialog(self) -> Self {
-        self.to_tag("bob")
+        self.tagged("bob")
     }
 
     fn at(self, at_ms: u64) -> Self {
@@ -283,13 +283,13 @@ fn a_call_from_invite_to_bye() {
 
 #[test]
 fn an_authentication_retry_is_the_same_attempt() {
-    let challenge = |status| response(status, "INVITE", 1).to_tag("proxy");
+    let challenge = |status| response(status, "INVITE", 1).tagged("proxy");
     for status in ["401 Unauthorized", "407 Proxy Authentication Required", "422 Session Interval Too Small"] {
         let steps = [
             request("INVITE", 1).sdp(A, ""),
-            response("100 Trying", "INVITE", 1).to_tag(""),
+            response("100 Trying", "INVITE", 1).tagged(""),
             challenge(status),
-            request("ACK", 1).to_tag("proxy"),
+            request("ACK", 1).tagged("proxy"),
             request("INVITE", 2).sdp(A, "").via(&["10.0.0.1;branch=z9hG4bKa2"]),
             response("200 OK", "INVITE", 2).sdp(B, "").via(&["10.0.0.1;branch=z9hG4bKa2"]),
             challenge(status),
@@ -368,6 +368,28 @@ fn failures_and_cancellations() {
             "ended Failed (503 Service Unavailable)",
             "[call-1 alice#2] started 1001@10.0.0.1 -> 1002@10.0.0.2",
             "[call-1 alice#2] ringing",
+        ],
+    );
+}
+
+#[test]
+fn of_several_invites_in_flight_the_first_that_is_accepted_counts() {
+    check(
+        &[
+            request("INVITE", 1).sdp(A, ""),
+            request("INVITE", 2).sdp(A, ""),
+            response("200 OK", "INVITE", 1).sdp(B, ""),
+            request("CANCEL", 2),
+            response("487 Request Terminated", "INVITE", 2),
+            request("BYE", 3).in_dialog(),
+        ],
+        &[
+            "started 1001@10.0.0.1 -> 1002@10.0.0.2",
+            "Caller may be at 10.0.0.1:4000",
+            "answered",
+            "Caller at 10.0.0.1:4000",
+            "Callee at 10.0.0.2:5000",
+            "ended CallerHungUp (BYE)",
         ],
     );
 }
@@ -547,14 +569,14 @@ fn the_fork_that_answers_wins() {
     check(
         &[
             request("INVITE", 1).sdp(A, ""),
-            response("183 Progress", "INVITE", 1).to_tag("desk").sdp("10.0.0.3:6000", ""),
-            response("183 Progress", "INVITE", 1).to_tag("mobile").sdp("10.0.0.4:7000", ""),
-            response("200 OK", "INVITE", 1).to_tag("mobile").sdp("10.0.0.4:7000", ""),
+            response("183 Progress", "INVITE", 1).tagged("desk").sdp("10.0.0.3:6000", ""),
+            response("183 Progress", "INVITE", 1).tagged("mobile").sdp("10.0.0.4:7000", ""),
+            response("200 OK", "INVITE", 1).tagged("mobile").sdp("10.0.0.4:7000", ""),
             // A second answer that the caller does not want.
-            response("200 OK", "INVITE", 1).to_tag("desk").sdp("10.0.0.3:6000", ""),
-            request("BYE", 2).to_tag("desk"),
-            response("200 OK", "BYE", 2).to_tag("desk"),
-            request("BYE", 3).to_tag("mobile"),
+            response("200 OK", "INVITE", 1).tagged("desk").sdp("10.0.0.3:6000", ""),
+            request("BYE", 2).tagged("desk"),
+            response("200 OK", "BYE", 2).tagged("desk"),
+            request("BYE", 3).tagged("mobile"),
         ],
         &[
             "started 1001@10.0.0.1 -> 1002@10.0.0.2",
@@ -572,9 +594,9 @@ fn the_fork_that_answers_wins() {
     check(
         &[
             request("INVITE", 1).sdp(A, ""),
-            response("200 OK", "INVITE", 1).to_tag("mobile").sdp("10.0.0.4:7000", ""),
-            response("200 OK", "INVITE", 1).to_tag("desk").sdp("10.0.0.3:6000", ""),
-            request("BYE", 2).to_tag("mobile"),
+            response("200 OK", "INVITE", 1).tagged("mobile").sdp("10.0.0.4:7000", ""),
+            response("200 OK", "INVITE", 1).tagged("desk").sdp("10.0.0.3:6000", ""),
+            request("BYE", 2).tagged("mobile"),
         ],
         &[
             "started 1001@10.0.0.1 -> 1002@10.0.0.2",
@@ -631,7 +653,7 @@ fn a_branch_behind_a_proxy_may_fail_while_the_call_goes_on() {
             response("486 Busy Here", "INVITE", 1).via(&[HOP_2, HOP_1]).between(DESK, PROXY),
             request("INVITE", 1).via(&[HOP_3, HOP_1]).between(PROXY, MOBILE),
             request("CANCEL", 1).via(&[HOP_3]).between(PROXY, MOBILE),
-            response("487 Request Terminated", "INVITE", 1).via(&[HOP_3, HOP_1]).to_tag("m").between(MOBILE, PROXY),
+            response("487 Request Terminated", "INVITE", 1).via(&[HOP_3, HOP_1]).tagged("m").between(MOBILE, PROXY),
             response("180 Ringing", "INVITE", 1).via(&[HOP_1]).between(PROXY, PHONE),
             response("603 Decline", "INVITE", 1).via(&[HOP_1]).between(PROXY, PHONE),
         ],
@@ -900,7 +922,7 @@ fn assert_story_is_sound(events: &[CallEvent]) {
             (_, None) => panic!("not started: {event:?}"),
             (_, Some((_, true))) => panic!("after the end: {event:?}"),
             (CallEventKind::Answered, Some((answered, _))) => {
-                assert!(!std::mem::replace(answered, true), "answered twice")
+                assert!(!std::mem::replace(answered, true), "answered twice");
             }
             (CallEventKind::Ended { .. }, Some((_, ended))) => *ended = true,
             _ => {}
@@ -924,7 +946,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     )
         .prop_map(|(method, status, cseq, to_tag, vias, (by_callee, port, call, pause))| {
             let base = if status.is_empty() { request(method, cseq) } else { response(status, method, cseq) };
-            let base = base.to_tag(to_tag);
+            let base = base.tagged(to_tag);
             let base = if by_callee { base.by_callee() } else { base.via(&vias) };
             let base = port.map_or(base.clone(), |port| base.sdp(&format!("10.0.0.7:{port}"), ""));
             let call_id = ["call-1", "call-2", "call-3"][usize::from(call)];
