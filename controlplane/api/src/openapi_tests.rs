@@ -35,7 +35,9 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str) {
             }
         }
         Value::Array(items) => {
-            items.iter().for_each(|item| check(document, &schema["items"], item, &format!("{at}[]")))
+            for item in items {
+                check(document, &schema["items"], item, &format!("{at}[]"));
+            }
         }
         Value::Null => {}
         scalar => {

@@ -6,7 +6,7 @@ use sidetone_model::{
 };
 
 /// A recording with a value in every field, told apart by `number`.
-pub fn recording(number: u64) -> Recording {
+pub(crate) fn recording(number: u64) -> Recording {
     let at = |seconds| CaptureTime::from_seconds_nanos(1_790_000_000 + 60 * number + seconds, 5);
     let call_id = format!("call-{number}@example.org");
     let stream = Stream {
