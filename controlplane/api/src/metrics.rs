@@ -94,3 +94,31 @@ pub(crate) async fn metrics(
         .map_err(|error| Problem::internal(&error))?;
     Ok(([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT), (header::CACHE_CONTROL, "no-store")], text).into_response())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    const DASHBOARD: &str = include_str!("../../../docs/grafana.json");
+    const ENGINE: &str = include_str!("../../../dataplane/engine/src/metrics.rs");
+    const API: &str = include_str!("metrics.rs");
+
+    #[test]
+    fn the_dashboard_asks_only_for_metrics_that_exist() {
+        let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
+        let mut asked = 0;
+        for panel in dashboard["panels"].as_array().unwrap() {
+            for target in panel["targets"].as_array().into_iter().flatten() {
+                let expression = target["expr"].as_str().unwrap();
+                let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+                for name in words.filter(|word| word.starts_with("sidetone_")) {
+                    let family = name.strip_suffix("_bucket").unwrap_or(name);
+                    let defined = [ENGINE, API].iter().any(|source| source.contains(&format!("\"{family}\"")));
+                    assert!(defined, "{}: {name} is defined nowhere", panel["title"]);
+                    asked += 1;
+                }
+            }
+        }
+        assert!(asked > 30, "{asked}");
+    }
+}
