@@ -21,7 +21,7 @@ use sidetone_model::{RecordingId, Tick, TrackId};
 /// Look-ahead at 8 kHz, in samples: 6.5 ms.
 pub(crate) const LOOK_AHEAD_SAMPLES: usize = 52;
 /// Silences up to 100 ms are encoded.
-pub(crate) const BRIDGED_TICKS: u64 = 5;
+const BRIDGED_TICKS: u64 = 5;
 /// The longest Opus packet made here; at 16 kbit/s the average is 40 bytes. Opus keeps to what it is given.
 const PACKET_BYTES_MAX: usize = 320;
 /// Room for a chunk: 1 s at up to 30 kbit/s; a chunk that would grow beyond is sealed earlier.
@@ -142,12 +142,9 @@ impl ChunkWriter {
         }
         self.last_tick = Some(tick);
         let mut packet = [0u8; PACKET_BYTES_MAX];
-        let length = match self.encoder.encode(samples, &mut packet) {
-            Ok(length) => length,
-            Err(_) => {
-                self.counts.failed += u64::from(packets);
-                return;
-            }
+        let Ok(length) = self.encoder.encode(samples, &mut packet) else {
+            self.counts.failed += u64::from(packets);
+            return;
         };
         self.counts.ticks_encoded += 1;
         self.make_room(tick, length, sink);

@@ -152,9 +152,9 @@ impl StreamClock {
         let distance = self.envelope_shift().saturating_sub(self.shift);
         let samples_per_step = match distance.saturating_abs() {
             0..=DEADBAND_SAMPLES => return 0,
-            ..=40 => 4000,  // to 5 ms: 250 ppm
-            ..=160 => 1280, // to 20 ms: 780 ppm
-            _ => 320,       // 3125 ppm, a twentieth of a semitone
+            7..=40 => 4000,   // to 5 ms: 250 ppm
+            41..=160 => 1280, // to 20 ms: 780 ppm
+            _ => 320,         // 3125 ppm, a twentieth of a semitone
         };
         if self.samples_since_step < samples_per_step {
             return 0;

@@ -10,7 +10,7 @@
 //! A packet whose place has been encoded is late. The time line does not advance through silence: a packet that was held up
 //! is late only if something later has already been encoded.
 
-use crate::chunk::{BRIDGED_TICKS, ChunkCounts, ChunkSink, ChunkWriter};
+use crate::chunk::{ChunkCounts, ChunkSink, ChunkWriter};
 use crate::clock::{NANOS_PER_SAMPLE, SAMPLES_PER_TICK, SamplePosition, time_of};
 use crate::timeline::{RING_TICKS, Timeline};
 use crate::{MediaError, StreamSlot, TrackConfig};
@@ -23,6 +23,9 @@ const HOLD_SAMPLES: i64 = 800;
 /// 10 min: a place that far before the open part of the time line means that the capture clock went back, not that the
 /// packet is late.
 const CLOCK_STEP_BACK_SAMPLES: i64 = 600 * 8000;
+
+/// 1 s without packets: what was held up in the network longer than this is late.
+const IDLE_TICKS: u64 = 50;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Admission {
@@ -175,8 +178,7 @@ impl Output {
         true
     }
 
-    /// Encodes what is old enough, if it is a batch; ends a run that nothing continues; seals a chunk that has been open
-    /// for too long.
+    /// Encodes what is old enough, if it is a batch; seals a chunk that has been open for too long.
     pub(crate) fn advance(&mut self, now: CaptureTime, sink: &mut dyn ChunkSink) {
         let due = now.0.saturating_sub(self.delay_ns) / NANOS_PER_TICK;
         if self.timeline.first_covered().is_some_and(|first| first.saturating_add(self.batch_ticks) <= due) {
@@ -184,14 +186,19 @@ impl Output {
                 self.encode_first(sink);
             }
         }
-        if self.timeline.is_empty()
-            && self.writer.last_tick().is_some_and(|last| last.saturating_add(BRIDGED_TICKS + 1) < due)
-        {
-            self.end_run(sink);
-        }
-        // A chunk of steady speech is full one batch after its last step is due.
-        let longest = u64::from(TICKS_PER_CHUNK_MAX) + 2 * self.batch_ticks;
+        // A chunk of steady speech is full long before this; one that ended in events or pauses goes now.
+        let longest = u64::from(TICKS_PER_CHUNK_MAX) + IDLE_TICKS;
         if self.writer.open_since().is_some_and(|first| first.saturating_add(longest) <= due) {
+            self.writer.seal(sink);
+        }
+    }
+
+    /// No packets come: ends a run that nothing has continued for a while, and hands over what there is of its chunk.
+    pub(crate) fn idle(&mut self, now: CaptureTime, sink: &mut dyn ChunkSink) {
+        let due = now.0.saturating_sub(self.delay_ns) / NANOS_PER_TICK;
+        let is_over = |last: u64| last.saturating_add(IDLE_TICKS) <= due;
+        if self.timeline.is_empty() && self.writer.last_tick().is_some_and(is_over) {
+            self.end_run(sink);
             self.writer.seal(sink);
         }
     }

@@ -129,8 +129,8 @@ impl ReorderQueue {
                 return Err(Full);
             }
         }
-        let start = u16::try_from(self.buffer.len()).map_err(|_| Full)?;
-        let length = u16::try_from(payload.len()).map_err(|_| Full)?;
+        let start = u16::try_from(self.buffer.len()).ok().ok_or(Full)?;
+        let length = u16::try_from(payload.len()).ok().ok_or(Full)?;
         self.buffer.extend_from_slice(payload);
         Ok(Held { packet, start, length })
     }
@@ -173,6 +173,7 @@ mod tests {
     use crate::g711::Law;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
+    use std::collections::btree_map::Entry;
 
     fn packet(sequence: u64) -> Packet {
         Packet {
@@ -199,13 +200,15 @@ mod tests {
                     if front.is_some() {
                         queue.drop_front();
                     }
-                } else if !model.contains_key(&sequence) {
-                    let bytes = vec![fill; length];
-                    match queue.insert(packet(sequence), &bytes) {
-                        Ok(()) => { model.insert(sequence, bytes); }
-                        Err(Full) => {
-                            let held: usize = model.values().map(Vec::len).sum();
-                            prop_assert!(model.len() == HELD_PACKETS_MAX || held + length > HELD_BYTES_MAX);
+                } else {
+                    let held: usize = model.values().map(Vec::len).sum();
+                    let is_full = model.len() == HELD_PACKETS_MAX || held + length > HELD_BYTES_MAX;
+                    if let Entry::Vacant(vacant) = model.entry(sequence) {
+                        let bytes = vec![fill; length];
+                        let result = queue.insert(packet(sequence), &bytes);
+                        prop_assert_eq!(result, if is_full { Err(Full) } else { Ok(()) });
+                        if result.is_ok() {
+                            vacant.insert(bytes);
                         }
                     }
                 }

@@ -255,7 +255,7 @@ impl Stream {
             let waited = now.since(since) >= output.reorder_window();
             let anchored = self.clock.is_some() || !front.kind.is_audio();
             let in_order = self.next.is_some_and(|next| front.sequence <= next);
-            if !waited && !(anchored && in_order) {
+            if !(waited || anchored && in_order) {
                 return;
             }
             if !self.try_release_front(output, sink) && !waited {

@@ -6,23 +6,27 @@ use crate::stream::{Stream, StreamBuffers};
 use crate::{MediaError, StreamSlot, TrackAccounting, TrackConfig};
 use sidetone_calls::{MeasuredTrack, StreamFormat};
 use sidetone_model::{CaptureTime, Losses, RecordingId, StreamKey, TrackId};
+use std::time::Duration;
 
 /// Streams with a reorder queue of their own; more than ever speak at once on one side of a call.
 const STREAMS_LIVE_MAX: usize = 4;
 /// Streams that a track tells apart. Packets of further ones are counted together.
 const STREAMS_MAX: usize = 256;
 
+/// Packets that arrived longer ago than this were held back before they came here.
+const CATCHING_UP: Duration = Duration::from_millis(250);
+
 /// The audio of one party: takes the packets of its streams, gives chunks.
 ///
 /// All memory is taken by [`Track::new`] and [`Track::open_stream`]; packets and ticks take none.
 pub struct Track {
     streams: Vec<Stream>,
-    /// Buffers that no stream uses.
-    spare: Vec<Box<StreamBuffers>>,
     buffers_made: usize,
     output: Output,
     /// Packets of streams beyond the limit.
     refused: u64,
+    /// The latest arrival of a packet since the last tick.
+    arrived_since_tick: Option<CaptureTime>,
 }
 
 impl Track {
@@ -32,10 +36,10 @@ impl Track {
         config.check()?;
         Ok(Self {
             streams: Vec::with_capacity(2),
-            spare: Vec::with_capacity(STREAMS_LIVE_MAX),
             buffers_made: 0,
             output: Output::new(recording, id, config)?,
             refused: 0,
+            arrived_since_tick: None,
         })
     }
 
@@ -73,6 +77,7 @@ impl Track {
             return;
         }
         self.ensure_buffers(slot, sink);
+        self.arrived_since_tick = self.arrived_since_tick.max(Some(arrived_at));
         self.streams[slot.index()].receive(arrived_at, rtp, &mut self.output, sink);
         self.output.advance(arrived_at, sink);
     }
@@ -88,10 +93,20 @@ impl Track {
     /// Time has passed: gives up what was waited for long enough, encodes what is old enough. To be called every 20 to
     /// 200 ms.
     pub fn on_tick(&mut self, now: CaptureTime, sink: &mut dyn ChunkSink) {
+        // Packets from the pre-roll arrived long ago, and more of them may follow: their time is what counts until
+        // they have caught up.
+        let arrived = self.arrived_since_tick.take();
+        let now = match arrived {
+            Some(arrived_at) if now.since(arrived_at) > CATCHING_UP => arrived_at,
+            _ => now,
+        };
         for stream in &mut self.streams {
             stream.release_due(now, &mut self.output, sink);
         }
         self.output.advance(now, sink);
+        if arrived.is_none() {
+            self.output.idle(now, sink);
+        }
     }
 
     /// The call is over at `at`: everything received is encoded and handed to the sink.
@@ -159,10 +174,8 @@ impl Track {
         if self.streams[slot.index()].buffers.is_some() {
             return;
         }
-        let buffers = self.spare.pop().or_else(|| {
-            let silent = self.streams.iter_mut().filter(|s| s.buffers.is_some()).min_by_key(|s| s.last_at)?;
-            silent.give_up_buffers(&mut self.output, sink)
-        });
+        let silent = self.streams.iter_mut().filter(|s| s.buffers.is_some()).min_by_key(|s| s.last_at);
+        let buffers = silent.and_then(|s| s.give_up_buffers(&mut self.output, sink));
         self.streams[slot.index()].buffers = buffers;
     }
 }
