@@ -105,6 +105,8 @@ pub struct TrackerStatistics {
     pub streams_never_claimed: u64,
     /// Streams that were refused because `max_streams` were known.
     pub streams_over_limit: u64,
+    /// Addresses in session descriptions that there was no room for.
+    pub addresses_over_limit: u64,
     /// Events of legs that were not known (over a limit, or long forgotten).
     pub events_of_unknown_legs: u64,
     /// Reports about recordings that were not known.
