@@ -129,8 +129,8 @@ fn compare(dialog: &Value, told: Option<&Told>, later: Option<&Told>, problems: 
         }
         // A BYE after a failure changes nothing any more; one before any answer is a cancellation.
         ("BYE", Some((EndReason::Failed, detail))) => !status.is_empty() && detail.starts_with(&status),
-        ("BYE" | "CANCEL", Some((EndReason::Cancelled, detail))) => detail.starts_with(&status),
-        ("final-response", Some((EndReason::Failed, detail))) => detail.starts_with(&status),
+        ("BYE" | "CANCEL", Some((EndReason::Cancelled, detail)))
+        | ("final-response", Some((EndReason::Failed, detail))) => detail.starts_with(&status),
         _ => false,
     };
     if !right {

@@ -4,28 +4,28 @@ use sidetone_model::CaptureTime;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-pub struct Packet {
-    pub time: CaptureTime,
-    pub source: SocketAddr,
-    pub destination: SocketAddr,
-    pub payload: Payload,
+pub(crate) struct Packet {
+    pub(crate) time: CaptureTime,
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) payload: Payload,
 }
 
-pub enum Payload {
+pub(crate) enum Payload {
     Udp(Vec<u8>),
     Tcp { sequence: u32, is_syn: bool, bytes: Vec<u8> },
 }
 
 /// All UDP and TCP payloads of a capture, in order. What cannot be read as such is left out.
-pub fn read(path: &Path) -> Vec<Packet> {
+pub(crate) fn read(path: &Path) -> Vec<Packet> {
     let file = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut packets = Vec::new();
     let mut keep =
         |time, link: u32, frame: &[u8]| packets.extend(link_layer(link, frame).and_then(|ip| packet(time, ip, 0)));
     if file.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]) {
-        pcapng(&file, &mut keep)
+        pcapng(&file, &mut keep);
     } else {
-        pcap(&file, &mut keep)
+        pcap(&file, &mut keep);
     }
     packets
 }

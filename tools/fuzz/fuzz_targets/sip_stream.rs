@@ -1,0 +1,6 @@
+#![no_main]
+
+#[path = "../harness/signalling.rs"]
+mod signalling;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| signalling::sip_stream(data));
