@@ -6,7 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod keys;
 mod query;
+mod rocks;
+mod search;
 
 pub use error::CatalogError;
 pub use query::*;
+pub use rocks::{Changes, RocksCatalog};
