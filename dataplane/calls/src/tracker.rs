@@ -49,6 +49,7 @@ pub struct Tracker {
     /// Calls whose document is to be saved before the current input returns.
     pub(crate) to_save: BTreeSet<CallNumber>,
     pub(crate) unclaimed: UnclaimedList,
+    pub(crate) given_up_legs: Vec<LegRef>,
     pub(crate) statistics: TrackerStatistics,
     pub(crate) next_call: u64,
     /// [`Self::finish_all`] was called: nothing new begins.
@@ -73,6 +74,7 @@ impl Tracker {
             orphans: BTreeSet::new(),
             timers: BTreeSet::new(),
             to_save: BTreeSet::new(),
+            given_up_legs: Vec::new(),
             statistics: TrackerStatistics::default(),
             next_call: 0,
             is_finished: false,
@@ -176,6 +178,17 @@ impl Tracker {
         self.calls.values().filter_map(|call| call.take.as_ref()).map(|take| &*take.document)
     }
 
+    /// The legs of all calls that go on, and whether they were answered: what a decoder has to know after a restart.
+    pub fn live_legs(&self) -> impl Iterator<Item = (&LegRef, bool)> {
+        self.legs.values().filter(|leg| !leg.ended).map(|leg| (&leg.reference, leg.is_established()))
+    }
+
+    /// Legs that the tracker ended for reasons of its own (silence), since the last time it was asked: their decoder is to
+    /// forget them, so that a call that goes on after all is met as a new one.
+    pub fn take_given_up_legs(&mut self) -> Vec<LegRef> {
+        std::mem::take(&mut self.given_up_legs)
+    }
+
     pub fn statistics(&self) -> TrackerStatistics {
         let unclaimed = self.flows.iter().filter(|flow| !matches!(flow.state, FlowState::Recorded(_))).count();
         TrackerStatistics {
@@ -205,6 +218,7 @@ impl Tracker {
                         (EndReason::SessionExpired, Some((_, at))) => at.max(heard),
                         _ => heard,
                     };
+                    self.give_up_legs(number);
                     self.end_call(number, at, reason);
                 } else {
                     let save = call
@@ -225,6 +239,13 @@ impl Tracker {
                 self.conclude_call(number, out);
             }
         }
+    }
+
+    fn give_up_legs(&mut self, number: CallNumber) {
+        let Some(call) = self.calls.get(&number) else { return };
+        let room = self.config.max_calls.saturating_sub(self.given_up_legs.len());
+        let legs = call.legs.iter().filter_map(|leg| self.legs.get(leg)).filter(|leg| !leg.ended);
+        self.given_up_legs.extend(legs.take(room).map(|leg| leg.reference.clone()));
     }
 
     /// When the call is over if nothing more is heard of it, and what that is called.

@@ -446,6 +446,8 @@ fn a_missing_bye_ends_in_silence_at_the_last_packet() {
     assert_eq!(recording.state, RecordingState::Complete);
     assert_eq!(recording.end_reason, Some(EndReason::MediaSilence));
     assert!(recording.ended_at.unwrap().signed_nanos_since(last).abs() < 100_000_000);
+    assert_eq!(world.tracker.take_given_up_legs(), [leg("1@a")]);
+    assert!(world.tracker.take_given_up_legs().is_empty() && world.tracker.live_legs().next().is_none());
 }
 
 #[test]
