@@ -382,7 +382,7 @@ impl SipDecoder {
             status,
             has_description: description.is_some(),
         };
-        let found = self.find(&address);
+        let found = self.find(&address, datagram.time);
         let (hop, via_count) = top_via(message);
         let mut seen = Seen {
             time: datagram.time,
@@ -444,7 +444,7 @@ impl SipDecoder {
     }
 
     /// The leg to which the message belongs, and who sent the request.
-    fn find(&mut self, address: &Address<'_>) -> Option<(LegIndex, LegSide)> {
+    fn find(&mut self, address: &Address<'_>, now: CaptureTime) -> Option<(LegIndex, LegSide)> {
         let indices = self.legs_of(address.domain, address.call_id);
         let opens = address.method == Method::Invite && address.status.is_none() && address.to_tag.is_empty();
         let mut ended = None;
@@ -454,8 +454,8 @@ impl SipDecoder {
             if leg.phase != Phase::Ended {
                 return Some((index, by));
             }
-            // After a failure the caller may start anew under the same Call-ID and tag.
-            let starts_anew = opens && leg.invite_cseq(by).is_some_and(|cseq| address.cseq > cseq);
+            // The caller may start anew under the same Call-ID and tag.
+            let starts_anew = opens && leg.may_start_anew(by, address.cseq, now);
             if !starts_anew && ended.is_none() {
                 ended = Some((index, by));
             }
@@ -487,12 +487,7 @@ impl SipDecoder {
         if !self.make_room(address.domain, address.call_id) {
             return Err(MessageOutcome::TableFull);
         }
-        let reused = self.legs_of(address.domain, address.call_id).iter().any(|&index| {
-            let attempt = &self.leg(index).reference.attempt;
-            **attempt == *address.from_tag || attempt.split('#').next() == Some(address.from_tag)
-        });
-        let attempt =
-            if reused { format!("{}#{}", address.from_tag, address.cseq) } else { address.from_tag.to_owned() };
+        let attempt = self.attempt_name(address);
         let reference = LegRef {
             protocol: Protocol::Sip,
             domain: address.domain,
@@ -520,6 +515,19 @@ impl SipDecoder {
         let index = self.insert(leg, seen.time);
         self.statistics.legs_started += 1;
         Ok(Some(index))
+    }
+
+    /// The caller's tag, with a suffix if a leg that is still remembered has that name.
+    fn attempt_name(&self, address: &Address<'_>) -> String {
+        let legs = self.legs_of(address.domain, address.call_id);
+        let is_free = |name: &str| !legs.iter().any(|&index| *self.leg(index).reference.attempt == *name);
+        let tag = address.from_tag;
+        let again = (0..=legs.len()).map(|count| match count {
+            0 => format!("{tag}#{}", address.cseq),
+            _ => format!("{tag}#{}.{count}", address.cseq),
+        });
+        // There are more names than legs.
+        std::iter::once(tag.to_owned()).chain(again).find(|name| is_free(name)).unwrap_or_default()
     }
 
     /// Emits `Related` for what the INVITE says of other legs.

@@ -10,6 +10,9 @@ use memchr::{memchr, memrchr};
 /// A message with its headers and body that is longer than this is skipped.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
+/// What a stream without an incomplete message keeps allocated at most.
+const IDLE_BUFFER_BYTES: usize = 2048;
+
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FramerStatistics {
     pub messages: u64,
@@ -72,6 +75,10 @@ impl SipFramer {
         while self.advance(&mut on_message) {}
         self.buffer.drain(..self.consumed);
         self.consumed = 0;
+        if self.buffer.is_empty() {
+            // Most streams are silent between messages; there may be thousands of them.
+            self.buffer.shrink_to(IDLE_BUFFER_BYTES);
+        }
     }
 
     /// Bytes of the stream are missing here, or it ends. Of a message that has begun, the whole lines are handed on; what is

@@ -15,6 +15,9 @@ use std::time::Duration;
 /// `Refreshed` is not repeated within this time unless the session's expiry changed.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// An INVITE that comes so long after the end of an answered call cannot be a straggler of it.
+const REDIAL_AFTER: Duration = Duration::from_secs(1);
+
 /// What a leg needs to know of a message that belongs to it.
 #[derive(Debug)]
 pub(super) struct Seen<'m> {
@@ -196,6 +199,13 @@ impl Leg {
         }
     }
 
+    /// Whether an INVITE without a To tag that reaches this ended leg opens another: a higher sequence number, or the same
+    /// call placed again, which is no retransmission once the leg was answered and over.
+    pub(super) fn may_start_anew(&self, by: LegSide, cseq: u32, now: CaptureTime) -> bool {
+        let is_later = self.invite_cseq(by).is_some_and(|known| cseq > known);
+        is_later || (self.active_tag.is_some() && now.since(self.last_seen) >= REDIAL_AFTER)
+    }
+
     /// The caller comes back from a challenge with another tag.
     pub(super) fn rename_caller(&mut self, tag: &str) {
         self.caller_tag = Arc::from(tag);
@@ -280,17 +290,8 @@ impl Leg {
         match seen.method {
             Method::Invite => self.on_invite(seen, out),
             Method::Ack => self.on_ack(seen),
-            Method::Prack => self.on_prack(seen),
-            Method::Update => {
-                if let Some(exchange) = Self::exchange_of(&mut self.updates, seen, false) {
-                    exchange.note_request(seen.hop, seen.via_count);
-                    if let Some(description) = &seen.description {
-                        exchange.offer.set(seen.hop, description);
-                    }
-                    let reference = exchange.is_reference_hop(seen.hop);
-                    self.assert_identity(seen, reference, out);
-                }
-            }
+            Method::Prack => self.on_prack(seen, out),
+            Method::Update => self.on_update(seen, out),
             Method::Cancel => return self.on_cancel(seen),
             Method::Bye => return self.on_bye(seen, out),
             _ => {}
@@ -414,6 +415,10 @@ impl Leg {
     }
 
     fn on_ack(&mut self, seen: &Seen<'_>) {
+        if let (None, Some(description)) = (&self.invites[seen.by], &seen.description) {
+            // The INVITE came before the capture began: this is the answer to a late offer.
+            self.committed[seen.by].set(seen.hop, description);
+        }
         let Some(exchange) = self.invites[seen.by].as_mut().filter(|exchange| exchange.cseq == seen.cseq) else {
             return;
         };
@@ -430,15 +435,27 @@ impl Leg {
     }
 
     /// A PRACK answers an offer in a reliable provisional response, or makes one of its own (RFC 3262 §5).
-    fn on_prack(&mut self, seen: &Seen<'_>) {
+    fn on_prack(&mut self, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {
         let Some(description) = &seen.description else { return };
         let invite = self.invites[seen.by].as_mut().filter(|invite| invite.is_open() && invite.is_late_offer());
-        if let Some(invite) = invite {
-            invite.late_answer.set(seen.hop, description);
-        } else if let Some(exchange) = Self::exchange_of(&mut self.updates, seen, false) {
-            exchange.note_request(seen.hop, seen.via_count);
+        match invite {
+            Some(invite) => invite.late_answer.set(seen.hop, description),
+            None => self.on_update(seen, out),
+        }
+    }
+
+    fn on_update(&mut self, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {
+        let Some(exchange) = Self::exchange_of(&mut self.updates, seen, false) else { return };
+        exchange.note_request(seen.hop, seen.via_count);
+        if let Some(description) = &seen.description {
             exchange.offer.set(seen.hop, description);
         }
+        let reference = exchange.is_reference_hop(seen.hop);
+        if exchange.state == ExchangeState::Completed {
+            // A hop's copy that came late, or the request behind its response.
+            self.complete_update(seen);
+        }
+        self.assert_identity(seen, reference, out);
     }
 
     fn on_provisional(&mut self, status: u16, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {
@@ -572,21 +589,34 @@ impl Leg {
     }
 
     fn on_update_accepted(&mut self, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {
-        let (answered, in_force) = (self.phase == Phase::Answered, self.in_force);
-        if seen.method == Method::Update && answered {
+        if seen.method == Method::Update && self.phase == Phase::Answered {
             self.restart_session_timer(seen);
         }
-        // Without a description this is a refresh, or the acknowledgement of one.
-        let Some(description) = &seen.description else { return };
+        let Some(description) = &seen.description else {
+            // A refresh, or the acknowledgement of a response; an offer that gets no answer comes to nothing.
+            let slot = self.updates[seen.by].as_mut();
+            if let Some(exchange) = slot.filter(|exchange| exchange.cseq == seen.cseq && exchange.is_open()) {
+                exchange.state = ExchangeState::Void;
+            }
+            return;
+        };
         let Some(exchange) = Self::exchange_of(&mut self.updates, seen, false) else { return };
+        let reference = exchange.is_reference_hop(seen.hop);
+        if let Some(fork) = exchange.fork("") {
+            fork.accepting.set(seen.hop, description);
+        }
+        self.complete_update(seen);
+        self.assert_identity(seen, reference, out);
+    }
+
+    /// Puts what the UPDATE or PRACK agreed in force. Repeated when another hop shows more of it.
+    fn complete_update(&mut self, seen: &Seen<'_>) {
+        let (answered, in_force) = (self.phase == Phase::Answered, self.in_force);
+        let Some(exchange) = self.updates[seen.by].as_mut() else { return };
         let transaction = (seen.by, seen.method, seen.cseq);
         let overtaken = exchange.state == ExchangeState::Completed && answered && in_force != Some(transaction);
         if exchange.state == ExchangeState::Void || overtaken {
             return;
-        }
-        let reference = exchange.is_reference_hop(seen.hop);
-        if let Some(fork) = exchange.fork("") {
-            fork.accepting.set(seen.hop, description);
         }
         exchange.state = ExchangeState::Completed;
         let requester = exchange.offer.clone();
@@ -600,7 +630,6 @@ impl Leg {
             sides[seen.by.other()] = responder;
             self.early = Some(EarlySession { tag, sides });
         }
-        self.assert_identity(seen, reference, out);
     }
 
     fn on_refused(&mut self, status: u16, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {

@@ -395,6 +395,58 @@ fn of_several_invites_in_flight_the_first_that_is_accepted_counts() {
 }
 
 #[test]
+fn the_same_call_placed_again_is_another_leg() {
+    let call = |at: u64| {
+        [
+            request("INVITE", 1).at(at),
+            response("200 OK", "INVITE", 1),
+            request("BYE", 2).in_dialog(),
+            request("INVITE", 1),
+        ]
+    };
+    let steps: Vec<Step> = [0, 5_000, 10_000].into_iter().flat_map(call).collect();
+    let story = |name: &str| {
+        ["started 1001@10.0.0.1 -> 1002@10.0.0.2", "answered", "ended CallerHungUp (BYE)"]
+            .map(|text| [name, text].concat())
+    };
+    let expected = [story(""), story("[call-1 alice#1] "), story("[call-1 alice#1.1] ")].concat();
+    check(&steps, &expected.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// A mirror that merges two directions may swap messages that are close together.
+#[test]
+fn neighbours_may_change_places() {
+    let steps = [
+        request("INVITE", 1).sdp(A, ""),
+        response("100 Trying", "INVITE", 1).tagged(""),
+        response("180 Ringing", "INVITE", 1),
+        response("200 OK", "INVITE", 1).sdp(B, ""),
+        request("ACK", 1).in_dialog(),
+        request("UPDATE", 2).in_dialog().sdp("10.0.0.1:4100", ""),
+        response("200 OK", "UPDATE", 2).sdp("10.0.0.2:5100", ""),
+        request("BYE", 1).by_callee(),
+        response("200 OK", "BYE", 1).by_callee(),
+    ];
+    let facts = |steps: &[Step]| {
+        let (told, _) = play(&mut SipDecoder::new(&SipConfig::default()), steps);
+        let last = |what: &str| told.iter().rfind(|text| text.starts_with(what)).cloned();
+        let count = |what: &str| told.iter().filter(|text| text.starts_with(what)).count();
+        (count("started"), count("answered"), count("in progress"), last("Caller at"), last("Callee at"), last("ended"))
+    };
+    let in_order = facts(&steps);
+    assert_eq!(in_order.3.as_deref(), Some("Caller at 10.0.0.1:4100"));
+    for first in 0..steps.len() - 1 {
+        // What comes after the end is lost, rightly.
+        if steps[first + 1].method == "BYE" {
+            continue;
+        }
+        let mut swapped = steps.to_vec();
+        swapped.swap(first, first + 1);
+        assert_eq!(facts(&swapped), in_order, "messages {first} and {} swapped", first + 1);
+    }
+}
+
+#[test]
 fn early_media_is_a_preview_and_the_answer_replaces_it() {
     check(
         &[
@@ -706,6 +758,10 @@ fn a_running_call_is_met_with_whatever_comes_first() {
     check(
         &[request("BYE", 5).in_dialog(), response("200 OK", "BYE", 5)],
         &["in progress 1001@10.0.0.1 -> 1002@10.0.0.2", "ended Released (BYE)"],
+    );
+    check(
+        &[request("ACK", 5).in_dialog().sdp(A, ""), request("BYE", 6).in_dialog()],
+        &["in progress 1001@10.0.0.1 -> 1002@10.0.0.2", "Caller at 10.0.0.1:4000", "ended Released (BYE)"],
     );
     // A dialog of another kind is no call.
     check(&[request("NOTIFY", 5).in_dialog(), request("OPTIONS", 6), request("ACK", 1).in_dialog()], &[]);
