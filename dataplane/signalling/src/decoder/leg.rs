@@ -761,10 +761,6 @@ impl Leg {
     /// The leg is over; what it holds is let go.
     fn end(&mut self, time: CaptureTime, reason: EndReason, detail: String, out: &mut Vec<CallEvent>) {
         self.emit(time, CallEventKind::Ended { reason, detail }, out);
-        self.end_silently();
-    }
-
-    pub(super) fn end_silently(&mut self) {
         self.phase = Phase::Ended;
         for exchange in [&mut self.invites.caller, &mut self.invites.callee].into_iter().flatten() {
             // The sequence number stays, to tell stragglers from a new attempt.

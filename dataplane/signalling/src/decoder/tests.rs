@@ -940,15 +940,18 @@ fn a_restored_leg_takes_both_sides_for_what_they_are() {
 }
 
 #[test]
-fn a_forgotten_leg_says_nothing_more() {
+fn a_leg_that_the_tracker_gave_up_is_met_as_a_running_one() {
     let (steps, _) = answered_call();
     let mut decoder = SipDecoder::new(&SipConfig::default());
     let mut events = Vec::new();
-    let bytes = steps[0].text();
-    decoder.on_message(&datagram(&steps[0], START, &bytes), &mut events);
+    for step in &steps {
+        decoder.on_message(&datagram(step, START, &step.text()), &mut events);
+    }
     decoder.forget(&events[0].leg);
-    let (told, _) = play(&mut decoder, &[steps[1].clone(), steps[2].clone(), tick(40_000)]);
-    assert_eq!((told.len(), decoder.statistics().legs), (0, 0));
+    decoder.forget(&events[0].leg);
+    assert_eq!((decoder.statistics().legs, decoder.statistics().legs_forgotten), (0, 1));
+    let (told, _) = play(&mut decoder, &[request("BYE", 2).in_dialog()]);
+    assert_eq!(told, ["in progress 1001@10.0.0.1 -> 1002@10.0.0.2", "ended Released (BYE)"]);
 }
 
 #[test]
