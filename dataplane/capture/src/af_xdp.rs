@@ -107,12 +107,10 @@ impl XdpSource {
         let mut to_refill = umem.all_frames();
         fill.submit(&mut to_refill);
         bind(&socket, interface.index(), queue, umem.is_multi_buffer()).map_err(|error| {
-            let operation = if error.raw_os_error() == Some(libc::EBUSY) {
-                "bind an AF_XDP socket (another process receives from this queue)"
-            } else {
-                "bind an AF_XDP socket"
-            };
-            CaptureError::system(&name, operation, error)
+            match error.raw_os_error() {
+                Some(libc::EBUSY) => CaptureError::Busy { interface: name.clone(), queue: queue.0 },
+                _ => CaptureError::system(&name, "bind an AF_XDP socket", error),
+            }
         })?;
         let promiscuous = packet_socket(&name)?;
         interface.set_promiscuous(&promiscuous)?;

@@ -37,6 +37,9 @@ pub enum CaptureError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
+    #[error("interface {interface}: another process receives from queue {queue} by AF_XDP; end it first")]
+    Busy { interface: String, queue: u32 },
+
     #[error("interface {interface}: AF_XDP cannot be had: {reason}")]
     NoAfXdp { interface: String, reason: String },
 

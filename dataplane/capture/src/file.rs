@@ -195,3 +195,6 @@ impl ByteOrder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

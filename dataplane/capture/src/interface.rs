@@ -52,8 +52,7 @@ impl Interface {
         let failed = |operation| move |error: rustix::io::Errno| CaptureError::system(name, operation, error.into());
         let netlink = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)
             .map_err(failed("open a netlink socket"))?;
-        let index = rustix::net::netdevice::name_to_index(&netlink, name)
-            .map_err(|_| CaptureError::NoInterface { interface: name.to_owned() })?;
+        let index = rustix::net::netdevice::name_to_index(&netlink, name).map_err(failed("look up its index"))?;
         Ok(Self { name: name.to_owned(), index, netlink })
     }
 

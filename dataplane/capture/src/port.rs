@@ -3,7 +3,7 @@
 use crate::af_packet::PacketSource;
 use crate::af_xdp::{QueueId, XdpSource};
 use crate::interface::Interface;
-use crate::tap::{AttachMode, attach};
+use crate::tap::{AttachMode, attach, detach};
 use crate::{CaptureError, FrameSource, TapControl};
 use sidetone_tap_abi::MAX_QUEUES;
 use std::fmt;
@@ -133,6 +133,8 @@ impl Port {
             Mode::AfPacket => open_af_packet(config, None),
             Mode::Auto => match open_af_xdp(config, false) {
                 Ok(port) => Ok(port),
+                // A fallback would take the interface from a recorder that runs.
+                Err(error @ (CaptureError::Busy { .. } | CaptureError::NoInterface { .. })) => Err(error),
                 Err(error) => {
                     let reason = error.to_string();
                     tracing::warn!(interface = config.interface, reason, "falling back to AF_PACKET");
@@ -181,6 +183,8 @@ fn open_af_xdp(config: &PortConfig, generic_is_allowed: bool) -> Result<Port, Ca
 
 fn open_af_packet(config: &PortConfig, fallback_reason: Option<String>) -> Result<Port, CaptureError> {
     let interface = Interface::open(&config.interface)?;
+    // Left from an earlier run, it would drop frames before a packet socket sees them.
+    detach(&interface, &config.pin_directory)?;
     let source = PacketSource::open(interface, config.packet_ring_bytes)?;
     tracing::info!(interface = config.interface, mode = %CaptureMode::AfPacket, "capturing");
     Ok(Port { sources: vec![Box::new(source)], mode: CaptureMode::AfPacket, fallback_reason, control: None })

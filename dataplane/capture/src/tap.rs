@@ -7,7 +7,7 @@
 mod attach;
 mod flows;
 
-pub(crate) use attach::{AttachMode, attach};
+pub(crate) use attach::{AttachMode, attach, detach};
 
 use crate::CaptureError;
 use crate::clock::monotonic_ns;

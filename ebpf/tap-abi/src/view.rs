@@ -18,26 +18,17 @@ pub trait View {
 
     #[inline(always)]
     fn u8(&self, offset: u32) -> Option<u8> {
-        match self.bytes::<1>(offset) {
-            Some([byte]) => Some(byte),
-            None => None,
-        }
+        self.bytes::<1>(offset).map(|[byte]| byte)
     }
 
     #[inline(always)]
     fn u16(&self, offset: u32) -> Option<u16> {
-        match self.bytes::<2>(offset) {
-            Some(bytes) => Some(u16::from_be_bytes(bytes)),
-            None => None,
-        }
+        self.bytes::<2>(offset).map(u16::from_be_bytes)
     }
 
     #[inline(always)]
     fn u32(&self, offset: u32) -> Option<u32> {
-        match self.bytes::<4>(offset) {
-            Some(bytes) => Some(u32::from_be_bytes(bytes)),
-            None => None,
-        }
+        self.bytes::<4>(offset).map(u32::from_be_bytes)
     }
 }
 

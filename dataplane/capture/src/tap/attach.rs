@@ -112,6 +112,23 @@ pub(crate) fn attach(
     Ok(Attached { control, mode, was_running, sockets })
 }
 
+/// Takes our program off the interface, if an earlier run has left it there. Other programs stay.
+pub(crate) fn detach(interface: &Interface, pin_directory: &Path) -> Result<(), CaptureError> {
+    let name = interface.name();
+    if interface.link()?.xdp_program == 0 {
+        return Ok(());
+    }
+    let Some(pins) = Pins::prepare(pin_directory, name)? else { return Ok(()) };
+    let Some((path, link)) = pins.running_link(interface)? else {
+        tracing::warn!(interface = name, "another XDP program is attached; a packet socket sees what it lets pass");
+        return Ok(());
+    };
+    remove(&path).map_err(|error| CaptureError::system(name, "unpin the XDP program", error))?;
+    drop(link);
+    tracing::info!(interface = name, "took the pinned XDP program off the interface");
+    Ok(())
+}
+
 fn load(object: &[u8], interface: &str, pins: Option<&Pins>) -> Result<Ebpf, CaptureError> {
     let mut loader = EbpfLoader::new();
     if let Some(pins) = pins {
@@ -185,7 +202,7 @@ impl Pins {
     /// Makes the directory; `None` (and a warning) where there is no BPF file system.
     fn prepare(root: &Path, interface: &str) -> Result<Option<Self>, CaptureError> {
         let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-        let is_bpf_fs = rustix::fs::statfs(existing).is_ok_and(|fs| i64::from(fs.f_type) == BPF_FS_MAGIC);
+        let is_bpf_fs = rustix::fs::statfs(existing).is_ok_and(|fs| fs.f_type == BPF_FS_MAGIC);
         if !is_bpf_fs {
             tracing::warn!(
                 interface,
@@ -208,53 +225,54 @@ impl Pins {
 
     /// Finds the program running under a pinned link and makes sure that it is ours; false when there is none.
     fn adopt_link(&self, interface: &Interface, program: &mut Xdp) -> Result<bool, CaptureError> {
+        let name = interface.name();
+        let Some((path, link)) = self.running_link(interface)? else { return Ok(false) };
+        let running = interface.link()?.xdp_program;
+        let ours = program.info().map_err(|error| CaptureError::tap(name, "ask about our program", error))?;
+        if is_same_program(running, &ours, name)? {
+            return Ok(true);
+        }
+        let failed = |error| CaptureError::tap(name, "replace the attached program", error);
+        let link = link.try_into().map_err(|error| CaptureError::tap(name, "use the pinned link", error))?;
+        let id = program.attach_to_link(link).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?;
+        tracing::info!(interface = name, "replaced the attached XDP program by this version's");
+        if path != self.path("link") {
+            let link = FdLink::try_from(link)
+                .map_err(|error| CaptureError::tap(name, "hold the XDP program's link", error))?;
+            link.pin(self.path("link")).map_err(|error| CaptureError::tap(name, "pin the link", error))?;
+            self.remove_other_version(&path);
+        }
+        Ok(true)
+    }
+
+    /// The pinned link under which the interface's program runs. Removes a link of ours that is not on this interface:
+    /// left from one that is gone, or from another by the same name.
+    fn running_link(&self, interface: &Interface) -> Result<Option<(PathBuf, FdLink)>, CaptureError> {
+        let name = interface.name();
         let running = interface.link()?.xdp_program;
         for path in self.links() {
-            let name = interface.name();
             let link =
                 PinnedLink::from_pin(&path).map_err(|error| CaptureError::tap(name, "open the pinned link", error))?;
             let link = FdLink::from(link);
             let info = link.info().map_err(|error| CaptureError::tap(name, "ask about the pinned link", error))?;
-            let is_own_path = path == self.path("link");
-            if running == 0 || info.program_id() != running {
-                // Of an interface that is gone, or of another one by the same name.
-                if is_own_path {
-                    remove(&path).map_err(|error| CaptureError::system(name, "remove a stale link", error))?;
-                }
-                continue;
+            if running != 0 && info.program_id() == running {
+                return Ok(Some((path, link)));
             }
-            let ours = program.info().map_err(|error| CaptureError::tap(name, "ask about our program", error))?;
-            if !is_same_program(running, &ours, name)? {
-                let link = link.try_into().map_err(|error| CaptureError::tap(name, "use the pinned link", error))?;
-                let id = program
-                    .attach_to_link(link)
-                    .map_err(|error| CaptureError::tap(name, "replace the attached program", error))?;
-                let link = program
-                    .take_link(id)
-                    .map_err(|error| CaptureError::tap(name, "replace the attached program", error))?;
-                tracing::info!(interface = name, "replaced the attached XDP program by this version's");
-                if !is_own_path {
-                    let link = FdLink::try_from(link)
-                        .map_err(|error| CaptureError::tap(name, "hold the XDP program's link", error))?;
-                    link.pin(self.path("link")).map_err(|error| CaptureError::tap(name, "pin the link", error))?;
-                    self.remove_other_version(&path);
-                }
+            if path == self.path("link") {
+                remove(&path).map_err(|error| CaptureError::system(name, "remove a stale link", error))?;
             }
-            return Ok(true);
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Links pinned for this interface: ours first, then those of other ABI versions.
     fn links(&self) -> Vec<PathBuf> {
-        let mut links = vec![self.path("link")];
-        let versions = fs::read_dir(&self.root).into_iter().flatten().filter_map(Result::ok);
-        links.extend(versions.map(|version| version.path().join(&self.interface).join("link")));
-        links.dedup();
         let ours = self.path("link");
-        let mut seen_ours = false;
-        links.retain(|path| path.exists() && (*path != ours || !std::mem::replace(&mut seen_ours, true)));
-        links
+        let versions = fs::read_dir(&self.root).into_iter().flatten().filter_map(Result::ok);
+        let others = versions.map(|version| version.path().join(&self.interface).join("link"));
+        let others = others.filter(|path| *path != ours);
+        std::iter::once(ours.clone()).chain(others).filter(|path| path.exists()).collect()
     }
 
     /// Removes what another version has pinned, now that its link runs our program.
@@ -301,7 +319,7 @@ impl TapControl {
     fn import_flows(&mut self) -> Result<(), CaptureError> {
         let now_ns = monotonic_ns();
         let mut found = Vec::new();
-        for entry in self.flows.iter() {
+        for entry in &self.flows {
             let (Plain(key), Plain(verdict)) =
                 entry.map_err(|error| CaptureError::tap(&self.interface, "read the flow map", error))?;
             if verdict.discard_until_ns > now_ns {

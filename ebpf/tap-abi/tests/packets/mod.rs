@@ -1,32 +1,31 @@
 //! Frames built by hand, and the table that says what is to become of each. The host judges them here; the capture crate's
 //! tests drive the same table through the loaded XDP program.
 #![allow(dead_code, reason = "each test that includes this module uses a part of it")]
-#![allow(unreachable_pub, reason = "included by tests of two crates")]
 
 use sidetone_tap_abi::{Headers, Interest, Reason, Verdict, parse, rtp_ssrc};
 
 /// In the port map: signalling without end.
-pub const SIGNALLING_PORT: u16 = 5060;
+pub(crate) const SIGNALLING_PORT: u16 = 5060;
 /// In the port map: media for some time to come.
-pub const MEDIA_PORT: u16 = 40_000;
+pub(crate) const MEDIA_PORT: u16 = 40_000;
 /// In the port map: signalling and media, until some time ago.
-pub const EXPIRED_PORT: u16 = 40_002;
+pub(crate) const EXPIRED_PORT: u16 = 40_002;
 /// RTP from this port has a verdict that holds.
-pub const DISCARDED_PORT: u16 = 40_100;
+pub(crate) const DISCARDED_PORT: u16 = 40_100;
 /// RTP from this port has a verdict that has expired.
-pub const EXPIRED_DISCARD_PORT: u16 = 40_102;
-pub const SSRC: u32 = 0x1234_5678;
+pub(crate) const EXPIRED_DISCARD_PORT: u16 = 40_102;
+pub(crate) const SSRC: u32 = 0x1234_5678;
 
-pub struct Case {
-    pub description: &'static str,
-    pub frame: Vec<u8>,
-    pub expected: Verdict,
+pub(crate) struct Case {
+    pub(crate) description: &'static str,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) expected: Verdict,
 }
 
-pub const UDP: u8 = 17;
-pub const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
 
-pub fn ethernet(tags: &[(u16, u16)], ethertype: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ethernet(tags: &[(u16, u16)], ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
     for (protocol, control) in tags {
         frame.extend(protocol.to_be_bytes());
@@ -38,7 +37,7 @@ pub fn ethernet(tags: &[(u16, u16)], ethertype: u16, payload: &[u8]) -> Vec<u8> 
 }
 
 /// `fragment` is the field of flags and offset, `options` a multiple of 4 bytes.
-pub fn ipv4(protocol: u8, fragment: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ipv4(protocol: u8, fragment: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
     let header_length = 20 + options.len();
     let mut packet = vec![0x40 | (header_length / 4) as u8, 0];
     packet.extend(((header_length + payload.len()) as u16).to_be_bytes());
@@ -51,7 +50,7 @@ pub fn ipv4(protocol: u8, fragment: u16, options: &[u8], payload: &[u8]) -> Vec<
 }
 
 /// Each extension is a whole header but for its first byte, which is put in: (its type, bytes).
-pub fn ipv6(protocol: u8, extensions: &[(u8, Vec<u8>)], payload: &[u8]) -> Vec<u8> {
+pub(crate) fn ipv6(protocol: u8, extensions: &[(u8, Vec<u8>)], payload: &[u8]) -> Vec<u8> {
     let types: Vec<u8> = extensions.iter().map(|(kind, _)| *kind).chain([protocol]).collect();
     let length: usize = extensions.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + payload.len();
     let mut packet = vec![0x60, 0, 0, 0];
@@ -67,7 +66,7 @@ pub fn ipv6(protocol: u8, extensions: &[(u8, Vec<u8>)], payload: &[u8]) -> Vec<u
     packet
 }
 
-pub fn udp(source_port: u16, destination_port: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp(source_port: u16, destination_port: u16, payload: &[u8]) -> Vec<u8> {
     let mut datagram = Vec::new();
     datagram.extend(source_port.to_be_bytes());
     datagram.extend(destination_port.to_be_bytes());
@@ -77,7 +76,7 @@ pub fn udp(source_port: u16, destination_port: u16, payload: &[u8]) -> Vec<u8> {
     datagram
 }
 
-pub fn tcp(source_port: u16, destination_port: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
+pub(crate) fn tcp(source_port: u16, destination_port: u16, options: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut segment = Vec::new();
     segment.extend(source_port.to_be_bytes());
     segment.extend(destination_port.to_be_bytes());
@@ -88,25 +87,25 @@ pub fn tcp(source_port: u16, destination_port: u16, options: &[u8], payload: &[u
 }
 
 /// A packet of 20 ms of PCMU.
-pub fn rtp() -> Vec<u8> {
+pub(crate) fn rtp() -> Vec<u8> {
     let mut packet = vec![0x80, 0, 0, 1, 0, 0, 0, 160];
     packet.extend(SSRC.to_be_bytes());
     packet.extend([0xFF; 160]);
     packet
 }
 
-pub fn rtcp() -> Vec<u8> {
+pub(crate) fn rtcp() -> Vec<u8> {
     let mut packet = vec![0x80, 201, 0, 1];
     packet.extend(SSRC.to_be_bytes());
     packet
 }
 
-pub fn sip() -> Vec<u8> {
+pub(crate) fn sip() -> Vec<u8> {
     b"OPTIONS sip:b@10.0.0.2 SIP/2.0\r\nCall-ID: 1\r\nContent-Length: 0\r\n\r\n".to_vec()
 }
 
 /// An IPv4 datagram in an untagged frame.
-pub fn udp_frame(source_port: u16, destination_port: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn udp_frame(source_port: u16, destination_port: u16, payload: &[u8]) -> Vec<u8> {
     ethernet(&[], 0x0800, &ipv4(UDP, 0, &[], &udp(source_port, destination_port, payload)))
 }
 
@@ -140,7 +139,7 @@ fn unwanted(reason: Reason) -> Verdict {
 }
 
 /// Every way through the parser and the decision. Frames have at least 14 bytes, as the kernel runs no shorter ones.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let rtp_datagram = || udp(30_000, 30_002, &rtp());
     let rtp4 = || ipv4(UDP, 0, &[], &rtp_datagram());
     let rtp6 = |extensions: &[(u8, Vec<u8>)]| ethernet(&[], 0x86DD, &ipv6(UDP, extensions, &rtp_datagram()));
@@ -319,7 +318,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Headers and SSRC of the streams that have a verdict: one that holds, one that has expired.
-pub fn discarded_streams() -> [(Headers, u32); 2] {
+pub(crate) fn discarded_streams() -> [(Headers, u32); 2] {
     [DISCARDED_PORT, EXPIRED_DISCARD_PORT].map(|port| {
         let frame = udp_frame(port, 30_002, &rtp());
         let headers = parse(frame.as_slice()).expect("built by hand");
