@@ -8,10 +8,10 @@ use crate::document::REVALIDATE;
 use crate::problem::{Problem, ProblemDocument, ProblemKind};
 use crate::query::Parameters;
 use crate::range::{Selection, matches_etag, select};
-use crate::recordings::{no_such_recording, recording_id};
+use crate::recordings::{AddressedRecording, no_such_recording};
 use crate::routes::AppState;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -81,12 +81,11 @@ pub(crate) enum ChannelsParameter {
 )]
 pub(crate) async fn audio(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    AddressedRecording(id): AddressedRecording,
     Parameters(parameters): Parameters<AudioParameters>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let id = recording_id(&id)?;
     let reader = Arc::clone(&state.reader);
     let rendition = state
         .blocking

@@ -4,7 +4,8 @@ use crate::document::json;
 use crate::problem::{Problem, ProblemDocument, ProblemKind};
 use crate::query::{NoParameters, Parameters};
 use crate::routes::AppState;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -101,11 +102,10 @@ pub(crate) async fn recordings(
 )]
 pub(crate) async fn recording(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    AddressedRecording(id): AddressedRecording,
     Parameters(NoParameters {}): Parameters<NoParameters>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let id = recording_id(&id)?;
     // The live document is fresher than what the store has been told.
     if let Some(live) = state.live.calls().into_iter().find(|recording| recording.id == id) {
         return json(&headers, StatusCode::OK, &live);
@@ -118,11 +118,23 @@ pub(crate) async fn recording(
     }
 }
 
-pub(crate) fn recording_id(text: &str) -> Result<RecordingId, Problem> {
-    text.parse().map_err(|error| {
-        Problem::new(ProblemKind::InvalidIdentifier, format!("'{}' is not a UUID: {error}", shortened(text)))
-            .remedy("take `id` from a recording, for example 019a3b52-7d3f-7c11-8a51-0d6a1f2e3b4c")
-    })
+/// The `{id}` of an address.
+pub(crate) struct AddressedRecording(pub(crate) RecordingId);
+
+impl<S: Send + Sync> FromRequestParts<S> for AddressedRecording {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let refusal = |detail: String| {
+            Problem::new(ProblemKind::InvalidIdentifier, detail)
+                .remedy("take `id` from a recording, for example 019a3b52-7d3f-7c11-8a51-0d6a1f2e3b4c")
+        };
+        // Refused by axum when its percent-encoded bytes are not UTF-8.
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| refusal(rejection.body_text()))?;
+        text.parse().map(Self).map_err(|error| refusal(format!("'{}' is not a UUID: {error}", shortened(&text))))
+    }
 }
 
 pub(crate) fn no_such_recording(id: RecordingId) -> Problem {
