@@ -18,6 +18,8 @@ mod journal;
 mod reader;
 mod ring;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod types;
 
 pub use entry::*;

@@ -25,8 +25,9 @@ pub(crate) struct RingDisk {
     /// The kernel has no io_uring for us; do not ask again.
     ring_refused: bool,
     file: Option<File>,
-    direct: bool,
     allow_direct: bool,
+    #[cfg(test)]
+    direct_refused: bool,
     /// By block number.
     in_flight: Vec<Option<InFlight>>,
     in_flight_count: usize,
@@ -57,8 +58,9 @@ impl RingDisk {
             ring: None,
             ring_refused: false,
             file: None,
-            direct: false,
             allow_direct,
+            #[cfg(test)]
+            direct_refused: false,
             in_flight: blocks.iter().map(|_| None).collect(),
             in_flight_count: 0,
             settled: Vec::with_capacity(blocks.len()),
@@ -91,6 +93,19 @@ impl RingDisk {
                 self.start(in_flight);
             }
         }
+    }
+
+    /// As on a file system without O_DIRECT.
+    #[cfg(test)]
+    pub(crate) fn refuse_direct_for_tests(&mut self) {
+        self.direct_refused = true;
+    }
+
+    /// As on a kernel without io_uring.
+    #[cfg(test)]
+    pub(crate) fn refuse_ring_for_tests(&mut self) {
+        self.ring = None;
+        self.ring_refused = true;
     }
 
     fn make_ring(&self, thread: ThreadId) -> io::Result<Ring> {
@@ -316,7 +331,6 @@ impl RingDisk {
         let directory = path.parent().ok_or_else(|| io::Error::other("the journal file has no directory"))?;
         File::open(directory)?.sync_all()?;
         self.file = Some(file);
-        self.direct = direct;
         Ok(Created { direct, preallocated })
     }
 
@@ -324,6 +338,11 @@ impl RingDisk {
     fn open_direct(&mut self, path: &Path) -> io::Result<Option<File>> {
         let flags = OFlags::DIRECT.bits() as i32;
         let attempt = OpenOptions::new().write(true).custom_flags(flags).open(path);
+        #[cfg(test)]
+        let attempt = attempt.and_then(|file| match self.direct_refused {
+            true => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+            false => Ok(file),
+        });
         let attempt = attempt.and_then(|file| file.write_all_at(&self.header_block, 0).map(|()| file));
         match attempt {
             Ok(file) => Ok(Some(file)),

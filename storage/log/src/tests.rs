@@ -1,0 +1,696 @@
+//! The journal against crashes, damage and failing disks.
+
+use crate::block::Block;
+use crate::disk::{Created, Disk, Write};
+use crate::format::{ALIGNMENT_BYTES, chunk_record, fact_record};
+use crate::journal::allocate_blocks;
+use crate::ring::RingDisk;
+use crate::*;
+use proptest::prelude::*;
+use sidetone_model::{CaptureTime, NodeName, RecordingId, Tick, TrackId};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+const STORE: Uuid = Uuid::from_u128(0x5105);
+
+fn identity() -> Identity {
+    Identity { store_id: STORE, node: NodeName("box-1".into()) }
+}
+
+fn small() -> JournalConfig {
+    JournalConfig { file_bytes: 4 << 20, buffer_bytes: 2 << 20, block_bytes: 64 << 10, direct_io: true }
+}
+
+fn header(number: u64) -> ChunkHeader {
+    ChunkHeader {
+        recording: RecordingId(Uuid::from_u128(u128::from(number % 7) + 1)),
+        track: TrackId((number % 2) as u8),
+        first_tick: Tick(number * 50),
+        ticks: 50,
+        packets: 49,
+        codec: ChunkCodec::OpusNarrowband,
+        key_id: [1; 16],
+        nonce: [2; 12],
+        tag: [3; 16],
+    }
+}
+
+/// A payload that depends on its number; about `bytes` long.
+fn payload(number: u64, bytes: usize) -> Vec<u8> {
+    (0..bytes as u64).map(|index| (number.wrapping_mul(31).wrapping_add(index * 7)) as u8).collect()
+}
+
+fn fact(number: u64) -> Fact {
+    Fact::Replayed { digest: format!("digest {number}"), at: CaptureTime(number) }
+}
+
+/// What was appended: a chunk, or a fact where the length is `None`.
+#[derive(Clone, PartialEq, Debug)]
+struct Appended {
+    number: u64,
+    length: Option<usize>,
+    located: Located,
+}
+
+impl Appended {
+    fn content(&self) -> Content {
+        match self.length {
+            Some(length) => {
+                Content::Chunk(Chunk { header: header(self.number), payload: payload(self.number, length) })
+            }
+            None => Content::Fact(fact(self.number)),
+        }
+    }
+}
+
+fn append(journal: &mut Journal, number: u64, length: Option<usize>) -> Result<Appended, LogError> {
+    let located = match length {
+        Some(length) => journal.append_chunk(&header(number), &payload(number, length))?,
+        None => journal.append_fact(&fact(number))?,
+    };
+    Ok(Appended { number, length, located })
+}
+
+fn scan(directory: &Path) -> (Vec<Entry>, Vec<LogError>) {
+    let reader = JournalReader::open(directory, STORE);
+    let (mut entries, mut errors) = (Vec::new(), Vec::new());
+    for item in reader.scan(LogPosition::default()).unwrap() {
+        match item {
+            Ok(entry) => entries.push(entry),
+            Err(error) => errors.push(error),
+        }
+    }
+    (entries, errors)
+}
+
+fn contents(entries: &[Entry]) -> Vec<Content> {
+    entries.iter().map(|entry| entry.content.clone()).collect()
+}
+
+fn expected(appended: &[Appended]) -> Vec<Content> {
+    appended.iter().map(Appended::content).collect()
+}
+
+fn copy_directory(from: &Path) -> TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.path().join(entry.file_name())).unwrap();
+    }
+    to
+}
+
+fn file(directory: &Path, number: u32) -> PathBuf {
+    reader::file_path(directory, number)
+}
+
+/// A small generator, so that a failure names its seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+}
+
+/// What a disk is to do wrong.
+#[derive(Default)]
+struct Plan {
+    fail_syncs: u32,
+    fail_writes: u32,
+    fail_creates: u32,
+}
+
+struct FaultyDisk {
+    inner: RingDisk,
+    plan: Arc<Mutex<Plan>>,
+    pretend_failed: bool,
+    withheld: Vec<Write>,
+}
+
+fn take(count: &mut u32) -> bool {
+    let due = *count > 0;
+    *count = count.saturating_sub(1);
+    due
+}
+
+impl Disk for FaultyDisk {
+    fn create(&mut self, path: &Path, bytes: u64, header: &[u8; ALIGNMENT_BYTES]) -> io::Result<Created> {
+        if take(&mut self.plan.lock().unwrap().fail_creates) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.inner.create(path, bytes, header)
+    }
+
+    fn submit(&mut self, write: Write) {
+        if take(&mut self.plan.lock().unwrap().fail_writes) {
+            // Never reaches the disk.
+            self.pretend_failed = true;
+            self.withheld.push(write);
+        } else {
+            self.inner.submit(write);
+        }
+    }
+
+    fn settle(&mut self) -> (Vec<Write>, io::Result<()>) {
+        let (mut writes, result) = self.inner.settle();
+        writes.append(&mut self.withheld);
+        let pretended = std::mem::take(&mut self.pretend_failed);
+        (writes, if pretended { Err(io::Error::from_raw_os_error(libc::EIO)) } else { result })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if take(&mut self.plan.lock().unwrap().fail_syncs) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        self.inner.sync()
+    }
+
+    fn trim(&mut self, bytes: u64) -> io::Result<()> {
+        self.inner.trim(bytes)
+    }
+
+    fn uses_ring(&self) -> bool {
+        self.inner.uses_ring()
+    }
+}
+
+fn open_faulty(directory: &Path, config: &JournalConfig) -> (Journal, Arc<Mutex<Plan>>) {
+    let blocks: Vec<Block> = allocate_blocks(config).unwrap();
+    let plan = Arc::new(Mutex::new(Plan::default()));
+    let inner = RingDisk::new(&blocks, config.direct_io).unwrap();
+    let disk = FaultyDisk { inner, plan: Arc::clone(&plan), pretend_failed: false, withheld: Vec::new() };
+    (Journal::open_on(Box::new(disk), blocks, directory, &identity(), config).unwrap(), plan)
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Chunk(usize),
+    Fact,
+    Flush,
+    Reopen,
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let action = prop_oneof![
+        12 => (0usize..6000).prop_map(Action::Chunk),
+        1 => (100_000usize..900_000).prop_map(Action::Chunk),
+        5 => Just(Action::Fact),
+        2 => Just(Action::Flush),
+        1 => Just(Action::Reopen),
+    ];
+    proptest::collection::vec(action, 1..80)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn everything_appended_is_read_back_in_order(actions in actions(), direct_io: bool) {
+        let directory = tempfile::tempdir().unwrap();
+        let config = JournalConfig { direct_io, ..small() };
+        let mut journal = Journal::open(directory.path(), &identity(), &config).unwrap();
+        let mut appended = Vec::new();
+        for (number, action) in actions.iter().enumerate() {
+            match action {
+                Action::Chunk(length) => appended.push(append(&mut journal, number as u64, Some(*length)).unwrap()),
+                Action::Fact => appended.push(append(&mut journal, number as u64, None).unwrap()),
+                Action::Flush => {
+                    let flushed = journal.flush().unwrap();
+                    prop_assert!(flushed.moves.is_empty());
+                    // Readable at once, beside the writer.
+                    prop_assert_eq!(contents(&scan(directory.path()).0), expected(&appended));
+                }
+                Action::Reopen => {
+                    drop(journal);
+                    journal = Journal::open(directory.path(), &identity(), &config).unwrap();
+                }
+            }
+        }
+        drop(journal);
+        let (entries, errors) = scan(directory.path());
+        prop_assert!(errors.is_empty(), "{:?}", errors);
+        prop_assert_eq!(contents(&entries), expected(&appended));
+        let reader = JournalReader::open(directory.path(), STORE);
+        for (entry, appended) in entries.iter().zip(&appended) {
+            prop_assert_eq!(entry.located, appended.located);
+            if let Content::Chunk(chunk) = &entry.content {
+                prop_assert_eq!(&reader.read_chunk(entry.located).unwrap(), chunk);
+            }
+            // Scanning from behind any record gives the rest.
+            let first = reader.scan(entry.next).unwrap().next().map(|next| next.unwrap().located);
+            let index = entries.iter().position(|other| other == entry).unwrap();
+            prop_assert_eq!(first, entries.get(index + 1).map(|next| next.located));
+        }
+    }
+
+    #[test]
+    fn decoding_any_bytes_does_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..20_000)) {
+        format::decode_record(&bytes);
+        scan_bytes(&bytes);
+        chunk_packets(&bytes).count();
+    }
+}
+
+/// Appends `count` records and flushes.
+fn write_flush(journal: &mut Journal, next: &mut u64, count: u64) -> Vec<Appended> {
+    let mut appended = Vec::new();
+    for _ in 0..count {
+        let number = *next;
+        *next += 1;
+        let length = (number % 3 != 0).then_some(500 + (number as usize * 37) % 1500);
+        appended.push(append(journal, number, length).unwrap());
+    }
+    journal.flush().unwrap();
+    appended
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_of_the_last_record_loses_that_record_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut next = 0;
+    let mut kept = write_flush(&mut journal, &mut next, 5);
+    kept.extend(write_flush(&mut journal, &mut next, 3));
+    let last = append(&mut journal, next, Some(300)).unwrap();
+    journal.flush().unwrap();
+    let image = std::fs::read(file(directory.path(), 1)).unwrap();
+    let start = last.located.position.offset;
+    let torn_directory = tempfile::tempdir().unwrap();
+    let path = file(torn_directory.path(), 1);
+    for cut in start..=start + u64::from(last.located.length) {
+        let whole = cut == start + u64::from(last.located.length);
+        // The file ends there, or goes on with zeros, or with what an older use of the disk left.
+        for tail in [Some(0u8), Some(0xa5), None] {
+            let mut torn = image[..cut as usize].to_vec();
+            if let Some(filler) = tail {
+                torn.resize(cut as usize + 9000, filler);
+            }
+            std::fs::write(&path, &torn).unwrap();
+            let (entries, errors) = scan(torn_directory.path());
+            assert!(errors.is_empty(), "a torn tail is no damage: {errors:?}");
+            let count = kept.len() + usize::from(whole);
+            let all: Vec<Appended> = kept.iter().chain([&last]).take(count).cloned().collect();
+            assert_eq!(contents(&entries), expected(&all), "cut at byte {} of the record", cut - start);
+        }
+    }
+    // Recovery keeps the same records, and says in the next file where this one ends.
+    let cut = start as usize + 17;
+    std::fs::write(&path, &image[..cut]).unwrap();
+    let mut journal = Journal::open(torn_directory.path(), &identity(), &small()).unwrap();
+    let more = write_flush(&mut journal, &mut next, 2);
+    let (entries, errors) = scan(torn_directory.path());
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(contents(&entries), expected(&[kept, more].concat()));
+}
+
+#[test]
+fn a_flipped_bit_costs_its_record_and_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut next = 0;
+    let mut appended = Vec::new();
+    for _ in 0..6 {
+        appended.extend(write_flush(&mut journal, &mut next, 4));
+    }
+    drop(journal);
+    // A later file closes the first: then even its last flush is known to have been good.
+    drop(Journal::open(directory.path(), &identity(), &small()).unwrap());
+    let image = std::fs::read(file(directory.path(), 1)).unwrap();
+    let copy = copy_directory(directory.path());
+    let path = file(copy.path(), 1);
+    let mut random = Random(7);
+    let mut lost_total = 0;
+    for round in 0..600 {
+        let bit = random.below(image.len() as u64 * 8);
+        let (byte, mask) = ((bit / 8) as usize, 1u8 << (bit % 8));
+        let mut damaged = image.clone();
+        damaged[byte] ^= mask;
+        std::fs::write(&path, &damaged).unwrap();
+        let (entries, errors) = scan(copy.path());
+        let hit = appended.iter().position(|record| {
+            let start = record.located.position.offset as usize;
+            (start..start + record.located.length as usize).contains(&byte)
+        });
+        let lost = appended.len() - entries.len();
+        lost_total += lost;
+        let survivors = contents(&entries);
+        for (index, record) in appended.iter().enumerate() {
+            let survived = survivors.contains(&record.content());
+            if Some(index) == hit {
+                assert!(!survived, "round {round}: a damaged record was served");
+                assert!(!errors.is_empty(), "round {round}: damage at byte {byte} was not reported");
+            } else if hit.is_none_or(|hit| index / 4 != hit / 4) {
+                // Not in the damaged flush: it must be there, unless the flip hit framing of its own flush.
+                let in_flush_of_flip = appended[index - index % 4].located.position.offset as usize / ALIGNMENT_BYTES
+                    <= byte / ALIGNMENT_BYTES;
+                assert!(survived || in_flush_of_flip, "round {round}: record {index} was lost to byte {byte}");
+            }
+        }
+        assert!(errors.iter().all(LogError::is_damage), "{errors:?}");
+        // Only a damaged length costs more than its record, and never more than the flush.
+        assert!(lost <= 4, "round {round}: {lost} records lost to one bit");
+    }
+    assert!(lost_total > 300, "the flips did hit records: {lost_total}");
+}
+
+#[test]
+fn what_was_flushed_survives_any_crash() {
+    for seed in 0..80 {
+        let mut random = Random(seed);
+        let directory = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+        let mut next = 0;
+        let mut acknowledged = Vec::new();
+        for _ in 0..1 + random.below(4) {
+            let count = 1 + random.below(60);
+            acknowledged.extend(write_flush(&mut journal, &mut next, count));
+        }
+        let durable = journal.durable();
+        // A last flush that the crash interrupts: any of its sectors may have reached the disk.
+        let last = write_flush(&mut journal, &mut next, 1 + random.below(100));
+        let crashed = copy_directory(directory.path());
+        let path = file(crashed.path(), durable.file);
+        let mut image = std::fs::read(&path).unwrap();
+        let end = journal.durable();
+        assert_eq!(end.file, durable.file);
+        let kept_of_100 = random.below(101);
+        for sector in (durable.offset..end.offset).step_by(512) {
+            if random.below(100) >= kept_of_100 {
+                image[sector as usize..sector as usize + 512].fill(0);
+            }
+        }
+        if random.below(4) == 0 {
+            image.truncate((durable.offset + random.below(end.offset - durable.offset)) as usize);
+        }
+        std::fs::write(&path, &image).unwrap();
+        let mut reopened = Journal::open(crashed.path(), &identity(), &small()).unwrap();
+        let more = write_flush(&mut reopened, &mut next, 3);
+        let (entries, errors) = scan(crashed.path());
+        assert!(errors.is_empty(), "seed {seed}: {errors:?}");
+        let found = contents(&entries);
+        let all = expected(&[acknowledged.clone(), last.clone()].concat());
+        let before = found.len() - more.len();
+        assert!(before >= acknowledged.len(), "seed {seed}: acknowledged records are missing");
+        assert_eq!(found[..before], all[..before], "seed {seed}: a prefix of what was appended");
+        assert_eq!(found[before..], expected(&more), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_failed_sync_or_write_moves_what_is_not_durable_to_a_new_file() {
+    for fail_sync in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, plan) = open_faulty(directory.path(), &small());
+        let mut next = 0;
+        let before = write_flush(&mut journal, &mut next, 10);
+        let durable = journal.durable();
+        // Over several blocks, of which one fails.
+        let pending: Vec<Appended> =
+            (100..180).map(|number| append(&mut journal, number, Some(4000)).unwrap()).collect();
+        if fail_sync {
+            plan.lock().unwrap().fail_syncs = 1;
+        } else {
+            plan.lock().unwrap().fail_writes = 1;
+        }
+        let pending =
+            [pending, (180..260).map(|number| append(&mut journal, number, Some(4000)).unwrap()).collect()].concat();
+        let flushed = journal.flush().unwrap();
+        assert_eq!(flushed.moves.len(), 1);
+        assert_eq!(flushed.moves[0].from, durable);
+        assert_eq!(flushed.durable.file, 2);
+        assert_eq!(journal.statistics().failures, 1);
+        let reader = JournalReader::open(directory.path(), STORE);
+        for record in &pending {
+            let moved = flushed.locate(record.located);
+            assert_eq!(moved.position.file, 2);
+            assert_eq!(Content::Chunk(reader.read_chunk(moved).unwrap()), record.content());
+        }
+        for record in &before {
+            assert_eq!(flushed.locate(record.located), record.located);
+        }
+        let after = write_flush(&mut journal, &mut next, 3);
+        assert!(journal.flush().unwrap().moves.is_empty());
+        // Nothing twice, although the first file holds whole records behind its last good position.
+        let (entries, errors) = scan(directory.path());
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(contents(&entries), expected(&[before, pending, after].concat()));
+    }
+}
+
+#[test]
+fn a_full_disk_is_reported_and_costs_nothing_that_was_appended() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, plan) = open_faulty(directory.path(), &small());
+    let mut next = 0;
+    let mut all = write_flush(&mut journal, &mut next, 10);
+    all.push(append(&mut journal, 500, Some(1000)).unwrap());
+    plan.lock().unwrap().fail_syncs = 1;
+    plan.lock().unwrap().fail_creates = 3;
+    assert!(matches!(journal.flush(), Err(LogError::NoSpace { .. })));
+    all.push(append(&mut journal, 501, Some(1000)).unwrap());
+    assert!(matches!(journal.flush(), Err(LogError::NoSpace { .. })));
+    assert!(matches!(journal.flush(), Err(LogError::NoSpace { .. })));
+    all.push(append(&mut journal, 502, None).unwrap());
+    let flushed = journal.flush().unwrap();
+    assert_eq!(flushed.durable.file, 2);
+    let (entries, errors) = scan(directory.path());
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(contents(&entries), expected(&all));
+    let found: Vec<Located> = entries.iter().map(|entry| entry.located).collect();
+    assert_eq!(found, all.iter().map(|record| flushed.locate(record.located)).collect::<Vec<_>>());
+
+    // Without any file, appending goes on until the buffers are full, and no further.
+    plan.lock().unwrap().fail_syncs = 1;
+    plan.lock().unwrap().fail_creates = u32::MAX;
+    let mut accepted = Vec::new();
+    let refused = loop {
+        match append(&mut journal, 1000 + accepted.len() as u64, Some(8000)) {
+            Ok(record) => accepted.push(record),
+            Err(error) => break error,
+        }
+        assert!(accepted.len() < 10_000, "memory is bounded");
+    };
+    assert!(matches!(refused, LogError::BuffersFull { .. }), "{refused}");
+    assert!(accepted.len() > 100);
+    plan.lock().unwrap().fail_creates = 0;
+    journal.flush().unwrap();
+    let (entries, _) = scan(directory.path());
+    assert_eq!(contents(&entries), expected(&[all, accepted].concat()));
+}
+
+#[test]
+fn a_second_failure_in_a_row_loses_nothing_either() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut journal, plan) = open_faulty(directory.path(), &small());
+    let mut next = 0;
+    let mut all = write_flush(&mut journal, &mut next, 4);
+    all.push(append(&mut journal, 900, Some(70_000)).unwrap());
+    plan.lock().unwrap().fail_syncs = 2;
+    assert!(matches!(journal.flush(), Err(LogError::Io { .. })));
+    all.push(append(&mut journal, 901, Some(70_000)).unwrap());
+    let flushed = journal.flush().unwrap();
+    assert_eq!(flushed.durable.file, 3);
+    let (entries, errors) = scan(directory.path());
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(contents(&entries), expected(&all));
+    let found: Vec<Located> = entries.iter().map(|entry| entry.located).collect();
+    assert_eq!(found, all.iter().map(|record| flushed.locate(record.located)).collect::<Vec<_>>());
+}
+
+#[test]
+fn files_follow_each_other_and_full_buffers_flush_by_themselves() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let appended: Vec<Appended> = (0..6000).map(|number| append(&mut journal, number, Some(1800)).unwrap()).collect();
+    let statistics = journal.statistics();
+    assert!(statistics.flushes_forced >= 3, "{statistics:?}");
+    assert!(statistics.files_created >= 3, "{statistics:?}");
+    assert!(journal.flush().unwrap().moves.is_empty());
+    let (entries, errors) = scan(directory.path());
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(contents(&entries), expected(&appended));
+    for number in 1..statistics.files_created as u32 {
+        let length = std::fs::metadata(file(directory.path(), number)).unwrap().len();
+        assert!(length <= 4 << 20, "file {number} has {length} bytes");
+    }
+}
+
+#[test]
+fn a_journal_may_change_its_thread_with_writes_under_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut all: Vec<Appended> = (0..100).map(|number| append(&mut journal, number, Some(3000)).unwrap()).collect();
+    for round in 1..4 {
+        (journal, all) = std::thread::spawn(move || {
+            for number in 0..100 {
+                all.push(append(&mut journal, round * 1000 + number, Some(3000)).unwrap());
+            }
+            if round == 2 {
+                journal.flush().unwrap();
+            }
+            (journal, all)
+        })
+        .join()
+        .unwrap();
+    }
+    journal.flush().unwrap();
+    let (entries, errors) = scan(directory.path());
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(contents(&entries), expected(&all));
+}
+
+#[test]
+fn without_o_direct_the_page_cache_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = small();
+    let blocks = allocate_blocks(&config).unwrap();
+    let mut disk = RingDisk::new(&blocks, true).unwrap();
+    disk.refuse_direct_for_tests();
+    let mut journal = Journal::open_on(Box::new(disk), blocks, directory.path(), &identity(), &config).unwrap();
+    let mut next = 0;
+    let appended = write_flush(&mut journal, &mut next, 50);
+    assert!(!journal.statistics().direct_io);
+    assert_eq!(contents(&scan(directory.path()).0), expected(&appended));
+}
+
+#[test]
+fn without_io_uring_ordinary_writes_serve() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = small();
+    let blocks = allocate_blocks(&config).unwrap();
+    let mut disk = RingDisk::new(&blocks, true).unwrap();
+    disk.refuse_ring_for_tests();
+    let mut journal = Journal::open_on(Box::new(disk), blocks, directory.path(), &identity(), &config).unwrap();
+    let mut next = 0;
+    let appended = write_flush(&mut journal, &mut next, 200);
+    assert!(!journal.statistics().io_uring);
+    assert_eq!(contents(&scan(directory.path()).0), expected(&appended));
+}
+
+#[test]
+fn foreign_newer_and_unborn_files_are_told_apart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut next = 0;
+    let appended = write_flush(&mut journal, &mut next, 10);
+    drop(journal);
+
+    let other = Identity { store_id: Uuid::from_u128(99), ..identity() };
+    let error = Journal::open(directory.path(), &other, &small()).err().unwrap();
+    assert!(matches!(error, LogError::ForeignStore { .. }), "{error}");
+    let error = JournalReader::open(directory.path(), other.store_id).scan(LogPosition::default()).unwrap().next();
+    assert!(matches!(error, Some(Err(LogError::ForeignStore { .. }))), "{error:?}");
+
+    // Killed between making a file and writing its header.
+    let unborn = file(directory.path(), 2);
+    std::fs::File::create(&unborn).unwrap().set_len(1 << 20).unwrap();
+    assert_eq!(contents(&scan(directory.path()).0), expected(&appended));
+    drop(Journal::open(directory.path(), &identity(), &small()).unwrap());
+    assert_eq!(contents(&scan(directory.path()).0), expected(&appended));
+
+    // A damaged header costs no record.
+    let path = file(directory.path(), 1);
+    let mut image = std::fs::read(&path).unwrap();
+    image[100] ^= 1;
+    std::fs::write(&path, &image).unwrap();
+    let (entries, errors) = scan(directory.path());
+    assert_eq!(contents(&entries), expected(&appended));
+    assert!(matches!(errors[..], [LogError::Damaged { file: 1, from: 0, to: 4096 }]), "{errors:?}");
+    image[100] ^= 1;
+
+    let mut newer = format::FileHeader::decode(&image[..ALIGNMENT_BYTES]).unwrap();
+    newer.version += 1;
+    image[..ALIGNMENT_BYTES].copy_from_slice(&newer.encode());
+    std::fs::write(&path, &image).unwrap();
+    let (_, errors) = scan(directory.path());
+    assert!(matches!(errors[..], [LogError::NewerVersion { .. }]), "{errors:?}");
+
+    // A whole file missing in the middle is damage; what follows is read.
+    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let later = write_flush(&mut journal, &mut next, 2);
+    drop(journal);
+    std::fs::write(&path, []).unwrap();
+    std::fs::remove_file(file(directory.path(), 2)).unwrap();
+    let (entries, errors) = scan(directory.path());
+    assert!(matches!(errors[..], [LogError::MissingFile { file: 2 }]), "{errors:?}");
+    assert_eq!(contents(&entries), expected(&later));
+}
+
+#[test]
+fn a_forged_sync_record_inside_a_payload_is_not_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    // A payload full of records as an attacker would write them, without knowing the file's identity.
+    let sync = format::encode_sync(format::Sync { file_id: Uuid::from_u128(1), sequence: 1 << 40 });
+    let forged = fact_record(&fact(666)).unwrap();
+    let mut block = sync.to_vec();
+    block.resize(48, 0);
+    block.extend_from_slice(&forged);
+    block.resize(4096, 0);
+    let padding = 4096 - (4096 + 48 + format::CHUNK_PAYLOAD_OFFSET) % 4096;
+    let payload = [vec![0; padding], block.repeat(10)].concat();
+    let located = journal.append_chunk(&header(1), &payload).unwrap();
+    journal.flush().unwrap();
+    drop(journal);
+    let path = file(directory.path(), 1);
+    let mut image = std::fs::read(&path).unwrap();
+    image[located.position.offset as usize] ^= 0xff;
+    std::fs::write(&path, &image).unwrap();
+    let (entries, _) = scan(directory.path());
+    assert!(entries.is_empty(), "{entries:?}");
+}
+
+#[test]
+fn unknown_records_are_skipped_or_refused_by_their_flag() {
+    let mut record = chunk_record(&header(1), b"payload").unwrap();
+    assert!(matches!(format::decode_record(&record), Some((_, format::Meaning::Content(Content::Chunk(_))))));
+    let reseal = |record: &mut [u8]| {
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(&record[..8]), &record[12..]);
+        record[8..12].copy_from_slice(&checksum.to_le_bytes());
+    };
+    record[4] = 200;
+    reseal(&mut record);
+    let unknown = format::decode_record(&record).unwrap().1;
+    assert_eq!(unknown, format::Meaning::Unknown { kind: 200, version: 1 });
+    record[6] = 0;
+    reseal(&mut record);
+    assert_eq!(format::decode_record(&record).unwrap().1, format::Meaning::Nothing);
+    record[8] ^= 1;
+    assert_eq!(format::decode_record(&record), None);
+}
+
+#[test]
+fn impossible_records_and_configurations_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    assert!(matches!(journal.append_chunk(&header(1), &vec![0; 1 << 20]), Err(LogError::TooLong { .. })));
+    for ticks in [0, 51] {
+        let header = ChunkHeader { ticks, ..header(1) };
+        assert!(matches!(journal.append_chunk(&header, &[]), Err(LogError::BadChunkHeader { .. })));
+    }
+    let located = journal.append_fact(&fact(1)).unwrap();
+    journal.flush().unwrap();
+    let reader = JournalReader::open(directory.path(), STORE);
+    assert!(matches!(reader.read_chunk(located), Err(LogError::BadChunk { .. })));
+    let beyond = LogPosition { file: 9, offset: 4096 };
+    assert!(matches!(reader.scan(beyond), Err(LogError::BeyondEnd { .. })));
+    for config in [
+        JournalConfig { block_bytes: 1000, ..small() },
+        JournalConfig { buffer_bytes: 1 << 20, ..small() },
+        JournalConfig { file_bytes: 1 << 20, ..small() },
+        JournalConfig { block_bytes: 1 << 20, ..small() },
+    ] {
+        assert!(matches!(allocate_blocks(&config), Err(LogError::Configuration { .. })), "{config:?}");
+    }
+}
