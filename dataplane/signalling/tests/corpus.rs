@@ -15,8 +15,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+const ANSWER_INFERRED: &str = "the 2xx is not in the capture, but its ACK is, and a BYE five seconds later";
+
 /// Dialogs that this test cannot see as they are, by capture and Call-ID, and why. Each must really differ.
-const EXCEPTIONS: [(&str, &str, &str); 6] = [
+const EXCEPTIONS: [(&str, &str, &str); 9] = [
     (
         "ndpi-fuzz-sip",
         "11894297-4432a9f8@192.168.1.2",
@@ -24,6 +26,9 @@ const EXCEPTIONS: [(&str, &str, &str); 6] = [
     ),
     ("ndpi-gre-sip", "", "PPP in GRE"),
     ("protos-c07-sip-r2", "", "the file format of Microsoft's Network Monitor"),
+    ("sipnab-sipp-branch-scenario", "204-4461@", ANSWER_INFERRED),
+    ("sipnab-sipp-branch-scenario", "211-4461@", ANSWER_INFERRED),
+    ("sipnab-sipp-branch-scenario", "219-4461@", ANSWER_INFERRED),
     ("sngrep-ipv6frag", "", "IPv6 fragments"),
     ("voipshark-tls-srtp", "788f9f1a696a4fa5965a2d1e2c8bd7b9", "TLS"),
     ("voipshark-tls-srtp", "a4ea3eb2-c4fb-4be0-89b1-88fe385074f4", "TLS"),
@@ -163,7 +168,7 @@ fn dialogs_are_those_of_the_ground_truth() {
             let call_id = dialog["call_id"].as_str().unwrap();
             let mut problems = Vec::new();
             compare(dialog, at_the_end.get(call_id), later.get(call_id), &mut problems);
-            let excepted = EXCEPTIONS.iter().any(|(in_capture, id, _)| *in_capture == name && call_id.contains(id));
+            let excepted = EXCEPTIONS.iter().any(|(in_capture, id, _)| *in_capture == name && call_id.starts_with(id));
             if excepted {
                 assert!(!problems.is_empty(), "{name} {call_id} is no exception any more");
             } else if problems.is_empty() {

@@ -289,7 +289,7 @@ impl Leg {
     fn on_request(&mut self, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {
         match seen.method {
             Method::Invite => self.on_invite(seen, out),
-            Method::Ack => self.on_ack(seen),
+            Method::Ack => self.on_ack(seen, out),
             Method::Prack => self.on_prack(seen, out),
             Method::Update => self.on_update(seen, out),
             Method::Cancel => return self.on_cancel(seen),
@@ -297,6 +297,10 @@ impl Leg {
             _ => {}
         }
         if self.phase == Phase::Answered && seen.method != Method::Ack {
+            if let (Some(expiry), Some(interval)) = (self.session_expires_at, seen.session_interval) {
+                // The response says what counts; should the mirror not show it, the call is alive all the same.
+                self.session_expires_at = Some(expiry.max(seen.time.saturating_add(interval)));
+            }
             self.refreshed(seen.time, out);
         }
     }
@@ -414,10 +418,16 @@ impl Leg {
         self.emit(seen.time, CallEventKind::Identity { side, identity }, out);
     }
 
-    fn on_ack(&mut self, seen: &Seen<'_>) {
+    fn on_ack(&mut self, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {
         if let (None, Some(description)) = (&self.invites[seen.by], &seen.description) {
             // The INVITE came before the capture began: this is the answer to a late offer.
             self.committed[seen.by].set(seen.hop, description);
+        }
+        let invite = self.invites[seen.by].as_ref().filter(|invite| invite.cseq == seen.cseq);
+        // The ACK to a refusal has the INVITE's branch, the one to a 2xx has its own (RFC 3261 §17.1.1.3, §13.2.2.4).
+        let acknowledges_2xx = invite.is_some_and(|invite| invite.request_seen && !invite.was_requested_on(seen.hop));
+        if self.phase == Phase::Setup && seen.by == LegSide::Caller && acknowledges_2xx && !seen.to_tag.is_empty() {
+            self.infer_answer(seen, out);
         }
         let Some(exchange) = self.invites[seen.by].as_mut().filter(|exchange| exchange.cseq == seen.cseq) else {
             return;
@@ -432,6 +442,29 @@ impl Leg {
         if accepted && exchange.state != ExchangeState::Void {
             self.complete_invite(seen.by);
         }
+    }
+
+    /// The 2xx was not seen, but this message could not be without it.
+    fn infer_answer(&mut self, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {
+        let cseq = self.invite_cseq(LegSide::Caller).unwrap_or(seen.cseq);
+        let (from_tag, to_tag) = match seen.by {
+            LegSide::Caller => (seen.from_tag, seen.to_tag),
+            LegSide::Callee => (seen.to_tag, seen.from_tag),
+        };
+        let accepted = Seen {
+            by: LegSide::Caller,
+            method: Method::Invite,
+            cseq,
+            status: Some(200),
+            reason: String::new(),
+            from_tag,
+            to_tag,
+            description: None,
+            identity: None,
+            session_interval: None,
+            ..*seen
+        };
+        self.on_accepted(&accepted, out);
     }
 
     /// A PRACK answers an offer in a reliable provisional response, or makes one of its own (RFC 3262 §5).
@@ -671,8 +704,12 @@ impl Leg {
     }
 
     fn on_bye(&mut self, seen: &Seen<'_>, out: &mut Vec<CallEvent>) {
+        if self.is_early() && seen.by == LegSide::Callee {
+            // The called side may not end what it has not accepted (RFC 3261 §15).
+            self.infer_answer(seen, out);
+        }
         if self.is_early() {
-            // It ends an early dialog (RFC 3261 §15); the INVITE's final response follows.
+            // It ends an early dialog; the INVITE's final response follows.
             if self.cancelled.is_none() {
                 self.cancelled = Some(Ending { time: seen.time, detail: join("BYE before the answer", &seen.reason) });
                 self.phase = Phase::Setup;

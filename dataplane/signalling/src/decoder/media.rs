@@ -172,6 +172,10 @@ impl Exchange {
         }
     }
 
+    pub(super) fn was_requested_on(&self, hop: Hop) -> bool {
+        self.branches.contains(&hop)
+    }
+
     /// Whether a message of this transaction belongs to a hop behind a proxy, which may go on with another branch whatever
     /// happens there (RFC 3261 §16.7).
     pub(super) fn is_downstream(&self, hop: Hop) -> bool {

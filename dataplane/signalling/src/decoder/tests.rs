@@ -395,6 +395,36 @@ fn of_several_invites_in_flight_the_first_that_is_accepted_counts() {
 }
 
 #[test]
+fn an_answer_that_the_mirror_lost_is_inferred() {
+    let started = "started 1001@10.0.0.1 -> 1002@10.0.0.2";
+    let own_branch = ["10.0.0.1;branch=z9hG4bKa9"];
+    check(
+        &[
+            request("INVITE", 1).sdp(A, ""),
+            response("183 Session Progress", "INVITE", 1).sdp(B, ""),
+            request("ACK", 1).in_dialog().via(&own_branch),
+            response("200 OK", "INVITE", 1).sdp(B, ""),
+        ],
+        &[
+            started,
+            "Caller may be at 10.0.0.1:4000",
+            "ringing",
+            "Callee may be at 10.0.0.2:5000",
+            "answered",
+            "Caller at 10.0.0.1:4000",
+            "Callee at 10.0.0.2:5000",
+        ],
+    );
+    check(
+        &[request("INVITE", 1), request("ACK", 1).in_dialog().via(&own_branch).sdp(A, "")],
+        &[started, "answered", "Caller at 10.0.0.1:4000"],
+    );
+    check(&[request("INVITE", 1), request("BYE", 1).by_callee()], &[started, "answered", "ended CalleeHungUp (BYE)"]);
+    // The ACK of a refusal that was lost says nothing of the kind.
+    check(&[request("INVITE", 1), request("ACK", 1).in_dialog()], &[started]);
+}
+
+#[test]
 fn the_same_call_placed_again_is_another_leg() {
     let call = |at: u64| {
         [
