@@ -168,14 +168,10 @@ fn print_live(calls: &[Value]) {
     println!("          {} live calls", calls.len());
     for call in calls.iter().take(SHOWN) {
         match Recording::parse(call) {
-            Ok(call) => println!(
-                "            {} → {}   {:.0} s, {} packets, {}",
-                call.caller,
-                call.callee,
-                call.duration_seconds,
-                call.packets(),
-                call.codecs()
-            ),
+            Ok(call) => {
+                let since = call.started_at.get(11..19).unwrap_or(&call.started_at);
+                println!("            {} → {}   since {since}", call.caller, call.callee);
+            }
             Err(error) => println!("            {error:#}"),
         }
     }

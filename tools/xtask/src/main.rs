@@ -31,7 +31,8 @@ use workspace::Workspace;
 /// records them off a mirror port and shows them on a web page. It needs root, for the namespaces and for XDP.
 ///
 /// Compiled files go to ~/.cache/sidetone/target (or $XDG_CACHE_HOME/sidetone/target, or $SIDETONE_TARGET_DIR), so that a
-/// second checkout does not compile everything again.
+/// second checkout does not compile everything again. If $SIDETONE_PROGRAM names a recorder that was built elsewhere, the
+/// demo and the end-to-end tests use it instead of building one.
 struct Arguments {
     #[command(subcommand)]
     command: Command,

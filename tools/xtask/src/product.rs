@@ -15,8 +15,18 @@ pub(crate) fn build_tap(workspace: &Workspace) -> Result<PathBuf> {
     ebpf::build(&workspace.root, &directory).context("building the XDP program")
 }
 
-/// Compiles the XDP program and then the recorder; returns the program.
+/// Names a recorder that was built elsewhere: demo and end-to-end tests then use it as it is.
+const PROGRAM_VARIABLE: &str = "SIDETONE_PROGRAM";
+
+/// Compiles the XDP program and then the recorder; returns the program. Or returns the one that `SIDETONE_PROGRAM` names.
 pub(crate) fn build(workspace: &Workspace) -> Result<PathBuf> {
+    if let Some(program) = std::env::var_os(PROGRAM_VARIABLE).map(PathBuf::from) {
+        if !program.is_file() {
+            bail!("{PROGRAM_VARIABLE} names {}, which is no file", program.display());
+        }
+        println!("  using {} as it is ({PROGRAM_VARIABLE})", program.display());
+        return Ok(program);
+    }
     build_tap(workspace)?;
     run_cargo(workspace, &["build", "--release", "--package", "sidetone"])?;
     let program = workspace.program("sidetone");

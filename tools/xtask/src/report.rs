@@ -103,10 +103,6 @@ impl Recording {
         })
     }
 
-    pub(crate) fn packets(&self) -> u64 {
-        self.tracks.iter().flat_map(|track| &track.streams).map(|stream| stream.packets).sum()
-    }
-
     pub(crate) fn lost_by_recorder(&self) -> u64 {
         self.tracks.iter().map(|track| track.lost_by_recorder).sum()
     }
