@@ -9,6 +9,7 @@ use crate::problem::{Problem, ProblemDocument, ProblemKind};
 use crate::query::Parameters;
 use crate::range::{Selection, matches_etag, select};
 use crate::recordings::{AddressedRecording, no_such_recording};
+use crate::renditions::Loan;
 use crate::routes::AppState;
 use axum::body::Body;
 use axum::extract::State;
@@ -17,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
 use sidetone_model::RecordingId;
-use sidetone_playback::{Channels, Format, PlaybackError, Rendition};
+use sidetone_playback::{Channels, Format, PlaybackError};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -87,11 +88,13 @@ pub(crate) async fn audio(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let reader = Arc::clone(&state.reader);
-    let rendition = state
+    let renditions = state.renditions.clone();
+    let loan = state
         .blocking
-        .run(move || Rendition::open(reader, id, parameters.format.into(), parameters.channels.into()))
+        .run(move || renditions.open(reader, id, parameters.format.into(), parameters.channels.into()))
         .await?
         .map_err(|error| refusal(id, &error))?;
+    let rendition = loan.rendition();
     let length_bytes = rendition.len();
     let etag = rendition.etag().to_owned();
     let mut common = HeaderMap::new();
@@ -122,15 +125,15 @@ pub(crate) async fn audio(
         let content_range = format!("bytes {}-{}/{length_bytes}", range.start, range.end - 1);
         common.insert(header::CONTENT_RANGE, value(&content_range)?);
     }
-    let body = if method == Method::HEAD { Body::empty() } else { stream(rendition, range, state.blocking.clone()) };
+    let body = if method == Method::HEAD { Body::empty() } else { stream(loan, range, state.blocking.clone()) };
     Ok((status, common, body).into_response())
 }
 
 /// The bytes of `range`, made block by block as the client takes them.
-fn stream(rendition: Rendition, range: Range<u64>, blocking: Blocking) -> Body {
+fn stream(loan: Loan, range: Range<u64>, blocking: Blocking) -> Body {
     let (to_client, blocks) = mpsc::channel::<io::Result<Bytes>>(1);
     tokio::spawn(async move {
-        let mut rendition = rendition;
+        let mut loan = loan;
         let mut start = range.start;
         while start < range.end {
             // Waits for room first, so that no block is made for a client that has gone.
@@ -140,13 +143,13 @@ fn stream(rendition: Rendition, range: Range<u64>, blocking: Blocking) -> Body {
             let made = blocking
                 .run(move || {
                     let mut bytes = Vec::with_capacity(usize::try_from(block.end - block.start).unwrap_or(0));
-                    let result = rendition.read(block.clone(), &mut bytes);
-                    (rendition, block, result.map(|()| bytes))
+                    let result = loan.read(block.clone(), &mut bytes);
+                    (loan, block, result.map(|()| bytes))
                 })
                 .await;
             match made {
                 Ok((returned, block, Ok(bytes))) if bytes.len() as u64 == block.end - block.start => {
-                    rendition = returned;
+                    loan = returned;
                     room.send(Ok(bytes.into()));
                 }
                 // Too late for a status: the connection is cut, and the client sees a file that is too short.

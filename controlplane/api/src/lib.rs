@@ -26,6 +26,7 @@ mod problem;
 mod query;
 mod range;
 mod recordings;
+mod renditions;
 mod routes;
 #[cfg(test)]
 #[path = "../tests/support/sample.rs"]

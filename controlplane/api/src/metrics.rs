@@ -88,7 +88,7 @@ pub(crate) async fn metrics(
     let registry = state.registry.clone();
     // Collectors may ask the store or the kernel.
     let text = state
-        .blocking
+        .blocking_metrics
         .run(move || TextEncoder::new().encode_to_string(&registry.gather()))
         .await?
         .map_err(|error| Problem::internal(&error))?;

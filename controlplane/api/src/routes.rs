@@ -5,6 +5,7 @@ use crate::events::EventBus;
 use crate::metrics::ApiMetrics;
 use crate::problem::{Problem, ProblemKind};
 use crate::query::{NoParameters, Parameters};
+use crate::renditions::Renditions;
 use crate::status::Live;
 use crate::{audio, document, events, guard, metrics, page, recordings, status};
 use axum::Router;
@@ -23,6 +24,9 @@ use utoipa_axum::routes;
 /// Clients that may follow the events at once.
 const SUBSCRIBERS_MAX: usize = 64;
 
+/// Reads of the store that may run at once: enough to keep a disk busy, few enough to leave memory and the cores alone.
+const CONCURRENT_READS: usize = 8;
+
 /// What handlers share; a clone is a few reference counts.
 #[derive(Clone)]
 pub(crate) struct AppState {
@@ -32,6 +36,9 @@ pub(crate) struct AppState {
     pub(crate) registry: Registry,
     pub(crate) metrics: ApiMetrics,
     pub(crate) blocking: Blocking,
+    /// For metrics apart, so that they are seen also when every read of the store waits for the disk.
+    pub(crate) blocking_metrics: Blocking,
+    pub(crate) renditions: Renditions,
     pub(crate) subscribers: Arc<Semaphore>,
     /// Becomes true when the server stops; streams without an end of their own end then.
     pub(crate) stopping: watch::Receiver<bool>,
@@ -53,7 +60,9 @@ impl AppState {
             events,
             registry,
             metrics,
-            blocking: Blocking::new(),
+            blocking: Blocking::new(CONCURRENT_READS),
+            blocking_metrics: Blocking::new(1),
+            renditions: Renditions::default(),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             stopping,
             openapi: openapi_document().into(),

@@ -2,11 +2,15 @@
 
 import { codecs, duration, element, lossCell, party, partyCell } from './format.js';
 
+/** Rows drawn; with more calls than this the newest are shown, and the rest are counted. */
+const ROWS_MAX = 200;
+
 export class LiveCalls {
   #calls = new Map();
   #table = document.getElementById('live');
   #body = this.#table.tBodies[0];
   #empty = document.getElementById('live-empty');
+  #rest = document.getElementById('live-rest');
   #count = document.getElementById('live-count');
 
   constructor() {
@@ -37,7 +41,9 @@ export class LiveCalls {
     requestAnimationFrame(() => {
       this.#rendering = false;
       const calls = [...this.#calls.values()].sort((a, b) => (a.started_at < b.started_at ? 1 : -1));
-      this.#body.replaceChildren(...calls.map(row));
+      this.#body.replaceChildren(...calls.slice(0, ROWS_MAX).map(row));
+      this.#rest.textContent = `and ${calls.length - ROWS_MAX} more`;
+      this.#rest.hidden = calls.length <= ROWS_MAX;
       this.#table.hidden = calls.length === 0;
       this.#empty.hidden = calls.length > 0;
       this.#count.textContent = calls.length;

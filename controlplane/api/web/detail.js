@@ -8,6 +8,7 @@ export class Detail {
   #placeholder = [...this.#place.childNodes];
   #player = null;
   #shown = null;
+  #state = null;
   #asking = null;
 
   /** Shows the recording, and puts the focus there when `focus`. */
@@ -18,6 +19,7 @@ export class Detail {
     const asking = this.#asking = new AbortController();
     try {
       const recording = await ask(`/api/v1/recordings/${encodeURIComponent(id)}`, asking.signal);
+      this.#place.scrollTop = 0;
       this.#render(recording);
       if (focus) this.#place.focus({ preventScroll: false });
     } catch (error) {
@@ -35,10 +37,10 @@ export class Detail {
     document.body.classList.remove('with-detail');
   }
 
-  /** The recording shown has changed: its figures again; the player is left alone while it plays. */
+  /** The recording shown has changed: its figures again. A new player only when the call has ended and none is in use. */
   update(recording) {
-    if (recording.id !== this.#shown || this.#player?.playing) return;
-    this.#render(recording);
+    if (recording.id !== this.#shown) return;
+    this.#render(recording, this.#player && (this.#player.used || recording.state === this.#state));
   }
 
   togglePlay() { this.#player?.toggle(); }
@@ -48,24 +50,26 @@ export class Detail {
     this.#player = null;
   }
 
-  #render(recording) {
-    this.#stop();
+  /** With `keepPlayer` only what stands around the player is made anew, so that hands and ears are not disturbed. */
+  #render(recording, keepPlayer = false) {
     const caller = partyText(party(recording, 'caller'));
     const callee = partyText(party(recording, 'callee'));
+    const heading = element('header', {},
+      element('a', { href: '#/', className: 'close', title: 'Close (Esc)', 'aria-label': 'Close' }, '✕'),
+      element('h2', {}, caller, element('span', { className: 'muted', 'aria-label': 'to' }, ' → '), callee),
+      element('p', { className: 'muted' }, `${day(recording.started_at)}, `, timeOfDay(recording.started_at), ` · ${duration(recording.duration_seconds)} `, stateBadge(recording.state)));
+    const figures = element('div', { className: 'figures' }, parties(recording), facts(recording), tracks(recording), gaps(recording), legs(recording));
+    if (keepPlayer) {
+      this.#place.querySelector('header').replaceWith(heading);
+      this.#place.querySelector('.figures').replaceWith(figures);
+      return;
+    }
+    this.#stop();
+    this.#state = recording.state;
     const playable = recording.tracks.some((track) => track.decodable && !track.encrypted);
     if (playable) this.#player = new Player(recording);
     document.body.classList.add('with-detail');
-    this.#place.replaceChildren(
-      element('header', {},
-        element('a', { href: '#/', className: 'close', title: 'Close (Esc)', 'aria-label': 'Close' }, '✕'),
-        element('h2', {}, caller, element('span', { className: 'muted', 'aria-label': 'to' }, ' → '), callee),
-        element('p', { className: 'muted' }, `${day(recording.started_at)}, `, timeOfDay(recording.started_at), ` · ${duration(recording.duration_seconds)} `, stateBadge(recording.state))),
-      this.#player?.place ?? element('p', { className: 'notice' }, silence(recording)),
-      parties(recording),
-      facts(recording),
-      tracks(recording),
-      gaps(recording),
-      legs(recording));
+    this.#place.replaceChildren(heading, this.#player?.place ?? element('p', { className: 'notice' }, silence(recording)), figures);
   }
 }
 

@@ -34,11 +34,16 @@ export class Player {
     this.#show();
   }
 
+  /** It plays, or has been moved from its beginning: not to be replaced under somebody's hands. */
+  get used() { return this.playing || this.#audio.currentTime > 0; }
+
   get playing() { return !this.#audio.paused && !this.#audio.ended; }
 
   toggle() {
-    if (this.playing) this.#audio.pause();
-    else this.#audio.play().catch((error) => { if (error.name !== 'AbortError') this.#fail(); });
+    if (this.playing) return this.#audio.pause();
+    // The file of a call that goes on has grown since it was opened.
+    if (this.#recording.state === 'active' && (this.#audio.currentTime === 0 || this.#audio.ended)) this.#load();
+    this.#audio.play().catch((error) => { if (error.name !== 'AbortError') this.#fail(); });
   }
 
   destroy() {
