@@ -10,6 +10,8 @@ mod keys;
 mod query;
 mod rocks;
 mod search;
+#[cfg(test)]
+mod tests;
 
 pub use error::CatalogError;
 pub use query::*;
