@@ -1,8 +1,8 @@
 //! Follows SIP dialogs passively, from INVITE to BYE, and tells the story in [`CallEvent`]s.
 //!
 //! Constraints: no I/O and no clock; the time comes with each message and tick. Idempotent: retransmissions, exact
-//! duplicates and the copies that every proxy hop shows change nothing twice. Bounded by [`SipConfig`]: legs by number,
-//! kept session descriptions by bytes, and every leg ends or is forgotten in time.
+//! duplicates and the copies that every proxy hop shows change nothing twice. Bounded by [`SipConfig`]: legs by
+//! number, kept session descriptions by bytes, and every leg ends or is forgotten in time.
 
 mod leg;
 mod links;
@@ -40,15 +40,15 @@ const DUPLICATE_SLOTS: usize = 4096;
 /// Bounds and times; the defaults suit a box with thousands of calls.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SipConfig {
-    /// Legs held at once. When it is reached, those ended longest ago go first; if none has ended, a new leg is refused and
-    /// counted.
+    /// Legs held at once. When it is reached, those ended longest ago go first; if none has ended, a new leg is
+    /// refused and counted.
     pub max_dialogs: usize,
     /// Bytes of session descriptions (as received) kept over all legs. Beyond it, new ones are refused and counted.
     pub max_description_bytes: usize,
     /// An INVITE without any response ends as failed after this: 64·T1 (RFC 3261 §17.1.1.2), doubled.
     pub no_response_timeout: Duration,
-    /// An INVITE with provisional responses ends as failed after this time without any message: a little above the three
-    /// minutes of timer C (RFC 3261 §16.6).
+    /// An INVITE with provisional responses ends as failed after this time without any message: a little above the
+    /// three minutes of timer C (RFC 3261 §16.6).
     pub ringing_timeout: Duration,
     /// How long a refused INVITE may take to come back with credentials or another address, and a cancelled one
     /// to get its final response.
@@ -160,8 +160,8 @@ impl SipDecoder {
         self.statistics
     }
 
-    /// One message in capture order (small reorderings are allowed for). Events are appended to `out`. An event's time is
-    /// the message's, but for ends that only time has shown, see [`Self::on_tick`].
+    /// One message in capture order (small reorderings are allowed for). Events are appended to `out`. An event's
+    /// time is the message's, but for ends that only time has shown, see [`Self::on_tick`].
     pub fn on_message(&mut self, datagram: &Datagram<'_>, out: &mut Vec<CallEvent>) -> MessageOutcome {
         let bytes = message::skip_empty_lines(datagram.bytes);
         if bytes.iter().all(|&byte| byte == 0 || byte.is_ascii_whitespace()) {
@@ -206,8 +206,8 @@ impl SipDecoder {
         }
     }
 
-    /// The leg was restored after a restart of the process: its dialog is known again, so that messages of either side are
-    /// taken for the right one. No event. Nothing happens if the leg is known already or the table is full.
+    /// The leg was restored after a restart of the process: its dialog is known again, so that messages of either
+    /// side are taken for the right one. No event. Nothing happens if the leg is known already or the table is full.
     pub fn restore(&mut self, leg: &LegRef, answered: bool, now: CaptureTime) {
         let known = self.legs_of(leg.domain, &leg.call_id).iter().any(|&index| self.leg(index).reference == *leg);
         if known || !self.make_room(leg.domain, &leg.call_id) {
@@ -219,8 +219,8 @@ impl SipDecoder {
         self.insert(restored, now);
     }
 
-    /// The tracker has ended this leg for reasons of its own (media silence). No event; if the call goes on after all, it is
-    /// met as a running one.
+    /// The tracker has ended this leg for reasons of its own (media silence). No event; if the call goes on after
+    /// all, it is met as a running one.
     pub fn forget(&mut self, leg: &LegRef) {
         let indices = self.legs_of(leg.domain, &leg.call_id);
         let found = indices.iter().copied().find(|&index| self.leg(index).reference == *leg);
@@ -624,14 +624,15 @@ fn is_about_calls(method: Method) -> bool {
     !matches!(method, Method::Register | Method::Publish | Method::Subscribe | Method::Other)
 }
 
-/// Digest of the top Via, and how many Via values there are. A request and the responses to it carry the same top Via on one
-/// hop (RFC 3261 §8.2.6.2).
+/// Digest of the top Via, and how many Via values there are. A request and the responses to it carry the same top Via
+/// on one hop (RFC 3261 §8.2.6.2).
 fn top_via(message: &Message<'_>) -> (Hop, usize) {
     let mut values = message.headers_named(HeaderName::Via).flat_map(list);
     let digest = values.next().map_or(0, |top| {
         let parameters = top.find(';').map_or("", |at| &top[at..]);
         let branch = parameter(parameters, "branch").unwrap_or_default();
-        // sent-by makes branches of careless senders differ; `received` and `rport` are added on the way and do not count.
+        // sent-by makes branches of careless senders differ; `received` and `rport` are added on the way and do not
+        // count.
         let sent_by = top.split(';').next().unwrap_or_default().trim();
         FixedState::default().hash_one((sent_by, branch))
     });

@@ -1,8 +1,8 @@
 //! Cuts SIP messages out of one direction of one TCP stream (RFC 3261 §18.3, RFC 5626 §4.4.1).
 //!
 //! Constraints: the result does not depend on how the stream is cut into segments. Memory is bounded by one message
-//! of [`MESSAGE_BYTES_MAX`] and the segment being pushed. Bytes that belong to no message are skipped line by line until
-//! a start line: so the framer finds its way after a gap, in mid-stream, and after a wrong Content-Length.
+//! of [`MESSAGE_BYTES_MAX`] and the segment being pushed. Bytes that belong to no message are skipped line by line
+//! until a start line: so the framer finds its way after a gap, in mid-stream, and after a wrong Content-Length.
 
 use crate::message::{self, HeaderName, START_LINE_BYTES_MAX, is_start_line, parse_content_length};
 use memchr::{memchr, memrchr};
@@ -81,8 +81,8 @@ impl SipFramer {
         }
     }
 
-    /// Bytes of the stream are missing here, or it ends. Of a message that has begun, the whole lines are handed on; what is
-    /// held besides is dropped.
+    /// Bytes of the stream are missing here, or it ends. Of a message that has begun, the whole lines are handed on;
+    /// what is held besides is dropped.
     pub fn gap(&mut self, mut on_message: impl FnMut(&[u8])) {
         match self.progress {
             Progress::Headers { .. } | Progress::Body { .. } => {
@@ -177,7 +177,8 @@ impl SipFramer {
             self.progress = Progress::Headers { line: next, searched: next };
             return true;
         }
-        // Content-Length is mandatory on TCP; without one that can be read, the body is skipped until the next start line.
+        // Content-Length is mandatory on TCP; without one that can be read, the body is skipped until the next start
+        // line.
         let length = match message::parse(&pending[..next]) {
             Ok(message) => message.header(HeaderName::ContentLength).and_then(parse_content_length).unwrap_or(0),
             Err(_too_many_headers) => return self.skip_oversized(),

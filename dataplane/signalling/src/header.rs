@@ -1,7 +1,7 @@
 //! Values of SIP header fields: addresses with display names, URIs, parameters, lists (RFC 3261 §20, §25.1).
 //!
-//! Constraints: lenient as [`crate::message`]; what cannot be read comes out empty. Text that ends up in front of people
-//! (names, numbers) carries no control characters and is bounded by [`TEXT_CHARS_MAX`].
+//! Constraints: lenient as [`crate::message`]; what cannot be read comes out empty. Text that ends up in front of
+//! people (names, numbers) carries no control characters and is bounded by [`TEXT_CHARS_MAX`].
 
 use crate::event::Identity;
 use std::borrow::Cow;

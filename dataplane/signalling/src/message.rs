@@ -1,8 +1,8 @@
 //! One SIP message as bytes → start line, headers, body (RFC 3261 §7, §25).
 //!
-//! Constraints: reads what real equipment and attackers send, so it is lenient wherever the meaning stays clear: names in
-//! any case, compact names, folded lines, spaces before the colon, bare line feeds, a missing empty line. It never
-//! decides validity for a server's purpose; it says only what a passive listener needs. Nothing is copied
+//! Constraints: reads what real equipment and attackers send, so it is lenient wherever the meaning stays clear:
+//! names in any case, compact names, folded lines, spaces before the colon, bare line feeds, a missing empty line. It
+//! never decides validity for a server's purpose; it says only what a passive listener needs. Nothing is copied
 //! unless a value is folded or is no UTF-8.
 
 use memchr::memchr;
@@ -168,7 +168,8 @@ impl<'a> Message<'a> {
         self.header(HeaderName::CallId).filter(|value| !value.is_empty())
     }
 
-    /// Sequence number and method of the CSeq field (RFC 3261 §20.16); `None` when absent, or when the number does not fit 32 bits.
+    /// Sequence number and method of the CSeq field (RFC 3261 §20.16); `None` when absent, or when the number does
+    /// not fit 32 bits.
     pub fn cseq(&self) -> Option<(u32, Method)> {
         let mut words = self.header(HeaderName::CSeq)?.split_ascii_whitespace();
         let number = words.next()?.parse().ok()?;
@@ -220,8 +221,8 @@ pub(crate) fn parse_content_length(value: &str) -> Option<usize> {
     Some(value.parse().unwrap_or(usize::MAX))
 }
 
-/// Whether a datagram on a port that is not known for signalling begins as a SIP message does. Looks at the first line
-/// only.
+/// Whether a datagram on a port that is not known for signalling begins as a SIP message does. Looks at the first
+/// line only.
 pub fn looks_like_sip(bytes: &[u8]) -> bool {
     let bytes = skip_empty_lines(bytes);
     // Methods and the version are letters; RTP, STUN and DTLS start with other bytes.

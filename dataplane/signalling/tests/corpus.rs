@@ -1,7 +1,8 @@
 //! Every capture of the corpus: the dialogs that the decoder tells of against those that an independent tool found.
 //!
-//! The captures are looked for in `$SIDETONE_CORPUS`, else beside the repository. The reader below is this test's own: pcap and
-//! pcapng, Ethernet with VLAN and PPPoE, Linux cooked, raw IP, IP in IP and GRE; UDP, and TCP in order. It does not reassemble IP fragments.
+//! The captures are looked for in `$SIDETONE_CORPUS`, else beside the repository. The reader below is this test's
+//! own: pcap and pcapng, Ethernet with VLAN and PPPoE, Linux cooked, raw IP, IP in IP and GRE; UDP, and TCP in order.
+//! It does not reassemble IP fragments.
 
 mod captures;
 

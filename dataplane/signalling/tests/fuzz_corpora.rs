@@ -1,4 +1,5 @@
-//! Replays the fuzzers' corpora of the signalling parsers: what fuzzing has reached once stays reached, without a fuzzer.
+//! Replays the fuzzers' corpora of the signalling parsers: what fuzzing has reached once stays reached, without a
+//! fuzzer.
 
 #[path = "../../../tools/fuzz/harness/signalling.rs"]
 mod signalling;

@@ -7,8 +7,8 @@ use sidetone_signalling::message::{self, Method, StartLine};
 use sidetone_signalling::{Datagram, SipConfig, SipDecoder, SipFramer, Transport};
 use std::path::PathBuf;
 
-/// Name, method or status, Call-ID, CSeq number, CSeq method, outcome. A status of 0 means that the start line is refused; an empty Call-ID
-/// that there is none; a CSeq of `None` that it does not fit 32 bits.
+/// Name, method or status, Call-ID, CSeq number, CSeq method, outcome. A status of 0 means that the start line is
+/// refused; an empty Call-ID that there is none; a CSeq of `None` that it does not fit 32 bits.
 type Row = (&'static str, &'static str, &'static str, Option<u32>, Method, &'static str);
 
 const MESSAGES: [Row; 49] = [

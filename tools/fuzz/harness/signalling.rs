@@ -1,5 +1,5 @@
-//! What must hold for any bytes in the signalling parsers. Used by the fuzz targets, and by the test that replays their
-//! corpora (dataplane/signalling/tests/fuzz_corpora.rs).
+//! What must hold for any bytes in the signalling parsers. Used by the fuzz targets, and by the test that replays
+//! their corpora (dataplane/signalling/tests/fuzz_corpora.rs).
 #![allow(dead_code, reason = "each fuzz target uses one of these")]
 
 use sidetone_model::{CaptureTime, Domain};
@@ -17,8 +17,8 @@ const DESCRIPTION_BYTES_MAX: usize = 20_000;
 /// How long after the message before; chosen by the first byte of each message.
 const PAUSES_MS: [u64; 8] = [0, 5, 200, 2_000, 40_000, 100_000, 3_600_000, 25 * 3_600_000];
 
-/// A sequence of messages to one decoder. The first byte of each, less `0`, says in bit 0 which way it goes, in the next three how long
-/// after the one before.
+/// A sequence of messages to one decoder. The first byte of each, less `0`, says in bit 0 which way it goes, in the
+/// next three how long after the one before.
 pub(crate) fn sip(data: &[u8]) {
     let config =
         SipConfig { max_dialogs: LEGS_MAX, max_description_bytes: DESCRIPTION_BYTES_MAX, ..SipConfig::default() };
@@ -88,7 +88,8 @@ pub(crate) fn sip_stream(data: &[u8]) {
     }
 }
 
-/// A framed message has a start line; only a method that begins with a sign does not look like SIP on an unknown port.
+/// A framed message has a start line; only a method that begins with a sign does not look like SIP on an unknown
+/// port.
 fn looks_like_sip_or_odd(message: &[u8]) -> bool {
     let is_too_long_or_crowded =
         message::parse(message).is_err_and(|error| error == message::ParseError::TooManyHeaders);
@@ -120,8 +121,8 @@ fn split(data: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Every leg starts, is answered at most once, ends at most once and is silent then. A name may return when its leg has
-/// ended or been forgotten.
+/// Every leg starts, is answered at most once, ends at most once and is silent then. A name may return when its leg
+/// has ended or been forgotten.
 #[derive(Default)]
 struct Story {
     /// Whether answered, whether ended.

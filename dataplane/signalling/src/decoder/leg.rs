@@ -1,7 +1,7 @@
 //! One leg: a call attempt from its first INVITE, over all retries, hops and forks, to its end.
 //!
-//! Constraints: every function may be called with any message whose Call-ID and tags fit, in any order and any number of
-//! times. After [`CallEventKind::Ended`] a leg says nothing more.
+//! Constraints: every function may be called with any message whose Call-ID and tags fit, in any order and any number
+//! of times. After [`CallEventKind::Ended`] a leg says nothing more.
 
 use super::SipConfig;
 use super::media::{BySide, Descriptions, EarlySession, Ending, Exchange, ExchangeState, FORKS_MAX, Hop, Kept};
@@ -89,8 +89,8 @@ struct Confirmed {
 struct Side {
     identity: Identity,
     rank: IdentityRank,
-    /// Via count of the request that gave the address: the caller's address comes from the first hop, the callee's from the
-    /// last.
+    /// Via count of the request that gave the address: the caller's address comes from the first hop, the callee's
+    /// from the last.
     address_via: usize,
     published: Option<(MediaPhase, Vec<MediaBinding>)>,
 }
@@ -199,8 +199,8 @@ impl Leg {
         }
     }
 
-    /// Whether an INVITE without a To tag that reaches this ended leg opens another: a higher sequence number, or the same
-    /// call placed again, which is no retransmission once the leg was answered and over.
+    /// Whether an INVITE without a To tag that reaches this ended leg opens another: a higher sequence number, or the
+    /// same call placed again, which is no retransmission once the leg was answered and over.
     pub(super) fn may_start_anew(&self, by: LegSide, cseq: u32, now: CaptureTime) -> bool {
         let is_later = self.invite_cseq(by).is_some_and(|known| cseq > known);
         is_later || (self.active_tag.is_some() && now.since(self.last_seen) >= REDIAL_AFTER)
@@ -397,8 +397,8 @@ impl Leg {
         }
     }
 
-    /// Takes over who the sender of this message is asserted to be. Hops may write the same number differently: a copy
-    /// counts only if it is worth more than what is known.
+    /// Takes over who the sender of this message is asserted to be. Hops may write the same number differently: a
+    /// copy counts only if it is worth more than what is known.
     fn assert_identity(&mut self, seen: &Seen<'_>, reference_hop: bool, out: &mut Vec<CallEvent>) {
         let Some((rank, asserted)) = &seen.identity else { return };
         let side = seen.sender();

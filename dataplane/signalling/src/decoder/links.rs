@@ -1,8 +1,9 @@
-//! Which legs carry an identifier that a box in the middle copied from one to the other (protocols: RFC 7989 Session-ID,
-//! Cisco-Guid, P-Charging-Vector, the UCID in User-to-User, X-…-Call-ID).
+//! Which legs carry an identifier that a box in the middle copied from one to the other (protocols: RFC 7989
+//! Session-ID, Cisco-Guid, P-Charging-Vector, the UCID in User-to-User, X-…-Call-ID).
 //!
-//! Constraints: holds only identifiers of legs that exist, at most [`LINKS_PER_LEG_MAX`] of each. An identifier that more than
-//! [`SHARED_BY_MAX`] calls carry identifies nothing (test equipment sends constants) and links no more legs.
+//! Constraints: holds only identifiers of legs that exist, at most [`LINKS_PER_LEG_MAX`] of each. An identifier that
+//! more than [`SHARED_BY_MAX`] calls carry identifies nothing (test equipment sends constants) and links no more
+//! legs.
 
 use crate::header::{list, parameter};
 use crate::message::{HeaderName, Message};
@@ -16,32 +17,46 @@ const VALUE_BYTES_MAX: usize = 512;
 
 #[derive(Default, Debug)]
 pub(super) struct LinkTable {
-    calls: HashMap<Arc<str>, Vec<Arc<str>>, RandomState>,
+    carriers: HashMap<Arc<str>, Carriers, RandomState>,
+}
+
+/// The legs that carry one identifier, as their Call-IDs.
+#[derive(Default, Debug)]
+struct Carriers {
+    /// At most [`SHARED_BY_MAX`], oldest first.
+    calls: Vec<Arc<str>>,
+    /// How many legs carry it besides; nothing more is to be known of them.
+    surplus: usize,
 }
 
 impl LinkTable {
     /// A leg of `call_id` carries `link`. Returns the call that carried it first, if that is another one.
     pub(super) fn register(&mut self, link: &Arc<str>, call_id: &Arc<str>) -> Option<Arc<str>> {
-        let calls = self.calls.entry(Arc::clone(link)).or_default();
-        let first = calls.first().cloned();
-        calls.push(Arc::clone(call_id));
-        first.filter(|first| first != call_id && calls.len() <= SHARED_BY_MAX)
+        let carriers = self.carriers.entry(Arc::clone(link)).or_default();
+        let first = carriers.calls.first().cloned();
+        if carriers.calls.len() == SHARED_BY_MAX {
+            carriers.surplus += 1;
+        } else {
+            carriers.calls.push(Arc::clone(call_id));
+        }
+        first.filter(|first| first != call_id && carriers.surplus == 0)
     }
 
     /// The leg is gone. To be called once for every [`Self::register`].
     pub(super) fn unregister(&mut self, link: &Arc<str>, call_id: &Arc<str>) {
-        let Some(calls) = self.calls.get_mut(link) else { return };
-        if let Some(position) = calls.iter().position(|known| known == call_id) {
-            calls.remove(position);
+        let Some(carriers) = self.carriers.get_mut(link) else { return };
+        match carriers.calls.iter().position(|known| known == call_id) {
+            Some(position) => drop(carriers.calls.remove(position)),
+            None => carriers.surplus = carriers.surplus.saturating_sub(1),
         }
-        if calls.is_empty() {
-            self.calls.remove(link);
+        if carriers.calls.is_empty() && carriers.surplus == 0 {
+            self.carriers.remove(link);
         }
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.calls.len()
+        self.carriers.len()
     }
 }
 

@@ -49,7 +49,8 @@ impl Descriptions {
     }
 
     /// Adds this side's bindings to `bindings`, leaving out what is there already. With the peer's descriptions the
-    /// exchange is complete: lines that the peer refused, and keys and multiplexing that it did not take up, are settled.
+    /// exchange is complete: lines that the peer refused, and keys and multiplexing that it did not take up, are
+    /// settled.
     pub(super) fn append_bindings(&self, peer: Option<&Self>, bindings: &mut Vec<MediaBinding>) {
         for (_, kept) in &self.hops {
             for (position, line) in kept.description.media.iter().enumerate() {
@@ -176,8 +177,8 @@ impl Exchange {
         self.branches.contains(&hop)
     }
 
-    /// Whether a message of this transaction belongs to a hop behind a proxy, which may go on with another branch whatever
-    /// happens there (RFC 3261 §16.7).
+    /// Whether a message of this transaction belongs to a hop behind a proxy, which may go on with another branch
+    /// whatever happens there (RFC 3261 §16.7).
     pub(super) fn is_downstream(&self, hop: Hop) -> bool {
         self.upstream.is_some_and(|(upstream, _)| upstream != hop) && self.branches.contains(&hop)
     }

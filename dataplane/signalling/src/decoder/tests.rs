@@ -7,7 +7,8 @@ use std::fmt::Write;
 
 const START: CaptureTime = CaptureTime(1_700_000_000_000_000_000);
 
-/// One thing that happens: a message, or a tick when `line` is empty. Each is 200 ms after the one before unless `at` is set.
+/// One thing that happens: a message, or a tick when `line` is empty. Each is 200 ms after the one before unless `at`
+/// is set.
 #[derive(Clone, Debug)]
 struct Step {
     line: String,
