@@ -370,7 +370,8 @@ impl Stream {
         let clock = self.clock.as_mut().ok_or(NotAnchored)?;
         let timestamp = clock.extend(packet.timestamp);
         let last = self.last_frame;
-        let goes_back = last.is_some_and(|last| timestamp < last.next_timestamp);
+        // Senders whose packets hold a little more than their timestamps say overlap; others have begun anew.
+        let goes_back = last.is_some_and(|last| timestamp <= last.next_timestamp - last.samples as i64);
         if goes_back || clock.disagrees(packet.observation()) {
             self.clock = None;
             self.last_frame = None;
@@ -379,7 +380,7 @@ impl Stream {
         clock.observe(packet.observation());
         let gap = last.map_or(0, |last| timestamp - last.next_timestamp);
         let mut step = 0;
-        if last.is_some() && gap == 0 {
+        if last.is_some() && gap <= 0 {
             clock.jump_over_standing_lag();
             if payload.len() >= STRETCHED_SAMPLES_MIN {
                 step = clock.step(payload.len());
