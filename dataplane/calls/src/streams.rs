@@ -3,21 +3,26 @@
 //! Constraints: a stream feeds at most one track at a time; a running stream of a live call is never taken from it by
 //! another call; the work per input is bounded, however many calls share one address.
 
-use crate::binding::stream_format;
+use crate::binding::{BindingNumber, stream_format};
 use crate::call::{Call, CallNumber, LegNumber, OrphanPair, Phase, party_of, side_index};
 use crate::clock::Moment;
 use crate::flow::{Claim, Flow, FlowNumber, FlowState, Match, Quality, Rank, Recency};
 use crate::take::track_id;
 use crate::tracker::Tracker;
 use crate::{Command, StreamFormat, StreamGone, StreamSighting};
-use sidetone_model::ConversationId;
+use sidetone_model::{ConversationId, Domain};
 use sidetone_signalling::event::{Identity, LegSide};
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Legs on one address that are considered for one stream, the newest first.
 const SCAN_MAX: usize = 4096;
+/// The search is over when this many legs in a row were no better than the best one before them.
+const SCAN_ENOUGH: usize = 256;
+/// Streams that one call can have at a time; only an attack has more.
+const FLOWS_PER_CALL_MAX: usize = 256;
 /// Streams in the opposite direction that are looked at.
 const PARTNERS_MAX: usize = 16;
 /// A call answered this recently expects its streams.
@@ -112,6 +117,11 @@ impl Tracker {
             self.discard(number, true, out);
             return;
         }
+        if call.flows.len() >= FLOWS_PER_CALL_MAX && !call.flows.contains(&number) {
+            self.statistics.streams_over_limit += 1;
+            self.discard(number, false, out);
+            return;
+        }
         match call.phase {
             Phase::Live if recordable => self.claim(number, found, out),
             Phase::Live => self.wait(number, Some(found.call)),
@@ -186,7 +196,10 @@ impl Tracker {
     /// No call has claimed the stream in time.
     pub(crate) fn give_up_waiting(&mut self, number: FlowNumber, out: &mut Vec<Command>) {
         let Some(flow) = self.flows.get(number) else { return };
-        if !flow.accounted && self.records_orphans() && self.calls.len() < self.config.max_calls {
+        // Streams without signalling cannot take the room of calls.
+        let has_room =
+            self.calls.len() < self.config.max_calls && self.orphans.len() < self.config.max_calls.div_ceil(2);
+        if !flow.accounted && self.records_orphans() && has_room {
             self.claim_as_orphan(number, out);
         } else {
             self.discard(number, false, out);
@@ -211,11 +224,12 @@ impl Tracker {
         let (same_ssrc, reverse) = (calls_of(&same_ssrc), calls_of(&reverse));
         let mut best: Option<Match> = None;
         let mut offer = |found: Match| {
-            if best.as_ref().is_none_or(|best| found.rank > best.rank) {
+            let is_better = best.as_ref().is_none_or(|best| found.rank > best.rank);
+            if is_better {
                 best = Some(found);
             }
+            is_better
         };
-        let wanted = |leg: LegNumber| only.is_none_or(|only| self.legs[&leg].call == only);
         let rank = |leg_number: LegNumber, speaker: LegSide, quality: Quality, binding| {
             let leg = &self.legs[&leg_number];
             let call = &self.calls[&leg.call];
@@ -232,21 +246,23 @@ impl Tracker {
                 },
             }
         };
-        for (binding, leg_number, receiver) in self.bindings.at(key.domain, key.destination).take(SCAN_MAX) {
-            if !wanted(leg_number) {
-                continue;
-            }
+        let mut since_better = 0;
+        for (binding, leg_number, receiver) in self.legs_at(key.domain, key.destination, only, &same_ssrc) {
             let leg = &self.legs[&leg_number];
             let speaker = receiver.other();
             let both = leg.side(speaker).receives_at(key.source) || reverse.contains(&leg.call);
             let quality = if both { Quality::BothEnds } else { Quality::Destination };
-            offer(Match {
+            let is_better = offer(Match {
                 rank: rank(leg_number, speaker, quality, binding),
                 call: leg.call,
                 leg: leg_number,
                 speaker,
                 is_audio: leg.side(receiver).is_audio(key.destination, flow.payload_type),
             });
+            since_better = if is_better { 0 } else { since_better + 1 };
+            if since_better >= SCAN_ENOUGH {
+                break;
+            }
         }
         let live_calls: BTreeSet<CallNumber> = self
             .bindings
@@ -256,10 +272,11 @@ impl Tracker {
             .filter(|call| self.calls[call].is_live())
             .take(2)
             .collect();
-        for (binding, leg_number, speaker) in self.bindings.at(key.domain, key.source).take(SCAN_MAX) {
+        let sources = self.legs_at(key.domain, key.source, only, &same_ssrc);
+        for (binding, leg_number, speaker) in sources.into_iter().take(SCAN_ENOUGH) {
             let leg = &self.legs[&leg_number];
             let receiver = speaker.other();
-            if !wanted(leg_number) || leg.side(receiver).receives_at(key.destination) {
+            if leg.side(receiver).receives_at(key.destination) {
                 continue;
             }
             let is_audio = leg.side(speaker).is_audio(key.source, flow.payload_type);
@@ -281,6 +298,27 @@ impl Tracker {
             }
         }
         best
+    }
+
+    /// The legs on an address: of one call; or of the calls in `first`, and then of all, the newest first.
+    fn legs_at(
+        &self,
+        domain: Domain,
+        address: SocketAddr,
+        only: Option<CallNumber>,
+        first: &[CallNumber],
+    ) -> impl Iterator<Item = (BindingNumber, LegNumber, LegSide)> {
+        let of_call = move |call: CallNumber| {
+            let legs = self.calls.get(&call).into_iter().flat_map(|call| &call.legs);
+            let legs = legs.map(|number| (*number, &self.legs[number])).filter(move |(_, leg)| leg.domain() == domain);
+            legs.flat_map(move |(number, leg)| {
+                let bound = leg.bound.iter().filter(move |bound| bound.address == address);
+                bound.map(move |bound| (bound.number, number, bound.side))
+            })
+        };
+        let named: Vec<CallNumber> = only.map_or_else(|| first.to_vec(), |only| vec![only]);
+        let others = self.bindings.at(domain, address).take(if only.is_some() { 0 } else { SCAN_MAX });
+        named.into_iter().flat_map(of_call).chain(others)
     }
 
     fn format_of(&self, flow: &Flow, found: &Match) -> StreamFormat {
@@ -488,7 +526,7 @@ impl Tracker {
         let (key, first_packet_at) = (flow.key, flow.first_packet_at);
         let pair = OrphanPair::of(key.domain, key.source, key.destination);
         let range = (pair, CallNumber(0))..=(pair, CallNumber(u64::MAX));
-        let existing = self.orphans.range(range).rev().map(|entry| entry.1).find(|call| {
+        let existing = self.orphans.range(range).rev().take(PARTNERS_MAX).map(|entry| entry.1).find(|call| {
             let Some(call) = self.calls.get(call).filter(|call| call.is_live()) else { return false };
             let side = orphan_side(call, key.source);
             !call
@@ -539,6 +577,6 @@ impl Tracker {
     }
 }
 
-fn orphan_side(call: &Call, source: std::net::SocketAddr) -> LegSide {
+fn orphan_side(call: &Call, source: SocketAddr) -> LegSide {
     if call.orphan_caller == Some(source) { LegSide::Caller } else { LegSide::Callee }
 }

@@ -703,3 +703,54 @@ fn the_end_of_a_capture_ends_what_goes_on() {
     assert_eq!(world.recording().state, RecordingState::Complete);
     assert_eq!(world.not_recorded, [("2@a".to_owned(), NotRecordedReason::Unanswered)]);
 }
+
+#[test]
+fn a_flood_of_streams_to_one_call_is_bounded() {
+    let mut world = World::new(TrackerConfig { max_streams: 2000, ..config() });
+    world.answered_call(&leg("1@a"), A, B);
+    for ssrc in 0..3000 {
+        world.stream(B, A, ssrc);
+    }
+    assert_eq!(world.tracks.len(), 256);
+    let statistics = world.tracker.statistics();
+    assert_eq!((statistics.streams_active, statistics.streams_over_limit), (2000, 2744));
+}
+
+#[test]
+fn orphans_do_not_take_the_room_of_calls() {
+    let mut world = World::new(TrackerConfig { orphans: Orphans::Record, max_calls: 4, ..config() });
+    for n in 0..10 {
+        world.stream(&format!("10.3.0.{n}:4000"), "10.3.1.1:5000", n);
+    }
+    world.pass(seconds(11));
+    assert_eq!(world.documents.len(), 2);
+    world.answered_call(&leg("1@a"), A, B);
+    let far = world.stream(B, A, 1);
+    assert!(world.track_of(far).is_some());
+}
+
+/// All on one pair of ports is the worst case of every index. (Ten thousand take the same path; the world is what is slow.)
+#[test]
+fn thousands_of_calls_on_one_port_pair_are_told_apart() {
+    const CALLS: usize = 2000;
+    let mut world = World::new(config());
+    let mut pairs = Vec::new();
+    for n in 0..CALLS as u32 {
+        let call = leg(&format!("{n}@a"));
+        world.start(&call, identity("100", "10.0.0.1:5060"), identity("200", "10.0.0.2:5060"));
+        world.media(&call, LegSide::Caller, MediaPhase::Preview, vec![audio(A)]);
+        world.answer(&call, A, B);
+        let near = world.stream(A, B, 1 + n);
+        let far = world.stream(B, A, 1 + n);
+        pairs.push((n, near, far));
+        world.now = world.now.saturating_add(Duration::from_millis(5));
+    }
+    assert_eq!(world.documents.len(), CALLS);
+    for (n, near, far) in pairs {
+        let (near, far) = (world.track_of(near).unwrap(), world.track_of(far).unwrap());
+        assert_eq!((near.0, near.1, far.1), (far.0, 0, 1));
+        assert_eq!(world.documents[&near.0].legs[0].call_id, format!("{n}@a"));
+    }
+    world.finish_all();
+    assert_eq!(world.closed.len(), CALLS);
+}

@@ -74,7 +74,7 @@ pub struct World {
     /// Encoders that never answer.
     pub mute: bool,
     pub losses: Losses,
-    finished: Vec<(RecordingId, TrackId)>,
+    finished: BTreeSet<(RecordingId, TrackId)>,
     next_slot: u32,
 }
 
@@ -96,7 +96,7 @@ impl World {
             measured: BTreeMap::new(),
             mute: false,
             losses: Losses::default(),
-            finished: Vec::new(),
+            finished: BTreeSet::new(),
             next_slot: 0,
         }
     }
@@ -308,8 +308,7 @@ impl World {
                 Command::Finish { recording, tracks, .. } => {
                     assert!(!self.tracks.values().any(|t| t.0 == recording), "finished while a stream is delivered");
                     for track in tracks {
-                        assert!(!self.finished.contains(&(recording, track)), "finished twice");
-                        self.finished.push((recording, track));
+                        assert!(self.finished.insert((recording, track)), "finished twice");
                         finals.push((recording, track));
                     }
                 }
