@@ -125,7 +125,8 @@ pub(crate) struct Audio {
 
 impl Default for Audio {
     fn default() -> Self {
-        Self { bitrate_bits_per_second: 16_000, complexity: 5 }
+        let track = TrackConfig::default();
+        Self { bitrate_bits_per_second: track.bitrate_bits_per_second, complexity: track.complexity }
     }
 }
 
@@ -178,15 +179,7 @@ impl Config {
 
     fn validate(&self) -> Result<()> {
         self.engine.validate().map_err(|problem| anyhow::anyhow!("[engine] {problem}"))?;
-        if !(6_000..=64_000).contains(&self.audio.bitrate_bits_per_second) {
-            bail!(
-                "[audio] bitrate_bits_per_second = {} is out of range; choose 6000 to 64000",
-                self.audio.bitrate_bits_per_second
-            );
-        }
-        if self.audio.complexity > 10 {
-            bail!("[audio] complexity = {} is out of range; choose 0 to 10", self.audio.complexity);
-        }
+        self.track().check().context("[audio] cannot be used")?;
         if self.signalling.ports.is_empty() || self.signalling.ports.contains(&0) {
             bail!("[signalling] ports must name at least one port from 1 to 65535");
         }
@@ -218,34 +211,39 @@ impl Config {
         tracker.max_calls = self.calls.max_calls as usize;
         tracker.pre_roll_wait = self.engine.pre_roll();
         tracker.max_streams = tracker.max_streams.max(self.engine.max_streams as usize);
-        let mut track = TrackConfig::default();
-        track.bitrate_bits_per_second = self.audio.bitrate_bits_per_second;
-        track.complexity = self.audio.complexity;
         Setup {
             engine: self.engine.clone(),
             sip: SipConfig { max_dialogs: self.calls.max_calls as usize * 4, ..SipConfig::default() },
             signalling_ports: self.signalling.ports.clone(),
             tracker,
-            track,
+            track: self.track(),
             events,
         }
     }
 
+    fn track(&self) -> TrackConfig {
+        TrackConfig {
+            bitrate_bits_per_second: self.audio.bitrate_bits_per_second,
+            complexity: self.audio.complexity,
+            ..TrackConfig::default()
+        }
+    }
+
     pub(crate) fn ports(&self) -> Vec<PortConfig> {
-        let port = |interface: &String| {
-            let mut config = PortConfig::new(interface);
-            config.mirror = match self.capture.mirror {
+        let port = |interface: &String| PortConfig {
+            interface: interface.clone(),
+            mirror: match self.capture.mirror {
                 MirrorChoice::Dedicated => Mirror::Dedicated,
                 MirrorChoice::Shared => Mirror::Shared,
-            };
-            config.mode = match self.capture.mode {
+            },
+            mode: match self.capture.mode {
                 ModeChoice::Auto => Mode::Auto,
                 ModeChoice::AfXdp => Mode::AfXdp,
                 ModeChoice::AfPacket => Mode::AfPacket,
-            };
-            config.signalling_ports = self.signalling.ports.clone();
-            config.pin_directory = self.capture.pin_directory.clone();
-            config
+            },
+            signalling_ports: self.signalling.ports.clone(),
+            pin_directory: self.capture.pin_directory.clone(),
+            ..PortConfig::default()
         };
         self.capture.interfaces.iter().map(port).collect()
     }

@@ -1,5 +1,7 @@
 //! The binary as its user meets it: what it prints, and how it ends.
 
+mod support;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -137,4 +139,3 @@ fn store_bytes(store: &Path) -> u64 {
     statistics["journal_bytes"].as_u64().unwrap()
 }
 
-mod support;
