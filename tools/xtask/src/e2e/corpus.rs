@@ -39,6 +39,11 @@ pub(crate) fn run(workspace: &Workspace, corpus: &Path) -> Result<Checks> {
         let name = capture.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let file = capture.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let store = run.path().join(format!("store-{number}"));
+        if !is_capture(capture)? {
+            let refused = refusal(&program, capture, &store, run.path());
+            checks.expect(refused.is_ok(), || format!("{name}: {:#}", refused.unwrap_err()));
+            continue;
+        }
         match replay(&program, capture, &store, run.path()) {
             Ok(got) => {
                 let extra = extra_recordings(corpus, &name, &file, &got)?;
@@ -57,6 +62,27 @@ pub(crate) fn run(workspace: &Workspace, corpus: &Path) -> Result<Checks> {
         println!("  kept: {}", run.keep().display());
     }
     Ok(checks)
+}
+
+/// Whether it begins as pcap (of any byte order and precision) or pcapng. The corpus also has files of other tools.
+fn is_capture(path: &Path) -> Result<bool> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let magic = bytes.first_chunk().map(|&magic| u32::from_be_bytes(magic));
+    Ok(matches!(magic, Some(0xa1b2_c3d4 | 0xd4c3_b2a1 | 0xa1b2_3c4d | 0x4d3c_b2a1 | 0x0a0d_0d0a)))
+}
+
+/// What is no capture file is refused with exit code 2 and one line that names the file.
+fn refusal(program: &Path, capture: &Path, store: &Path, run: &Path) -> Result<()> {
+    let log = run.join(format!("refused-{}.log", capture.file_name().unwrap_or_default().to_string_lossy()));
+    let mut command = process::command(&Network::Own, program);
+    command.args(["replay", "--json", "--store"]).arg(store).arg(capture);
+    let mut running = Running::start("sidetone replay", &mut command, &log)?;
+    let status = running.wait(TIMEOUT)?;
+    let text = running.log_tail();
+    anyhow::ensure!(status.code() == Some(2), "no capture file, but it ended with {status}: {text}");
+    let names_it = text.contains(&*capture.to_string_lossy());
+    anyhow::ensure!(text.lines().count() == 1 && names_it, "not refused with one line that names it: {text}");
+    Ok(())
 }
 
 fn replay(program: &Path, capture: &Path, store: &Path, run: &Path) -> Result<Value> {
