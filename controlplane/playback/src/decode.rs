@@ -6,7 +6,7 @@
 
 use crate::PlaybackError;
 use crate::lane::{ChunkSource, LaneBlock};
-use crate::opus_packet::LOST_PACKET;
+use crate::opus_packet::SILENT_PACKET;
 use sidetone_model::{Tick, TrackId};
 use sidetone_store::StoreError;
 use std::ops::Range;
@@ -73,13 +73,13 @@ impl Timeline<'_> {
         let mut samples = Vec::with_capacity((ticks.end - ticks.start) as usize * SAMPLES_PER_TICK);
         for tick in from..ticks.end {
             let mut frame = [0; SAMPLES_PER_TICK];
-            let packet = block.packet((tick - from) as usize).unwrap_or(&LOST_PACKET);
+            let packet = block.packet((tick - from) as usize).unwrap_or(&SILENT_PACKET);
             if let Err(error) = decoder.decode(packet, &mut frame, false) {
-                // Well-formed outside, nonsense inside: the decoder is asked to bridge it, as for a lost packet.
+                // Well-formed outside, nonsense inside.
                 damage.get_or_insert_with(|| {
                     format!("the packet {tick} grid steps into the file cannot be decoded: {error}")
                 });
-                decoder.decode(&LOST_PACKET, &mut frame, false).map_err(fail("bridge a packet"))?;
+                decoder.decode(&SILENT_PACKET, &mut frame, false).map_err(fail("decode silence"))?;
             }
             if tick >= ticks.start {
                 samples.extend_from_slice(&frame);

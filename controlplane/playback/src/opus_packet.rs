@@ -5,9 +5,13 @@ use std::num::NonZeroUsize;
 /// One grid step at 48 kHz, the clock of Ogg Opus.
 pub(crate) const SAMPLES_PER_TICK_48K: u64 = 960;
 
-/// What stands for a grid step without audio: the table-of-contents byte alone (SILK narrowband, 20 ms, mono, code 0). A
-/// decoder takes the frame for lost and fades to silence.
-pub(crate) const LOST_PACKET: [u8; 1] = [0x08];
+/// What stands for a grid step without audio: a frame of digital silence as libopus encodes it (SILK narrowband, 20 ms,
+/// mono, code 0). Whatever came before, a decoder is at zero, but for the last bit of 16, within 20 ms.
+///
+/// A packet of the table-of-contents byte alone would be shorter, but it means "lost": libopus goes on with
+/// something like the last sound for half a second (20 dB below it), and FFmpeg's own decoder takes the frame for
+/// data and gives noise, louder than the speech before.
+pub(crate) const SILENT_PACKET: [u8; 6] = [0x08, 0x08, 0xac, 0xb3, 0x0e, 0xc6];
 
 /// The longest frame (RFC 6716 §3.4, requirement 2).
 const FRAME_BYTES_MAX: usize = 1275;

@@ -6,7 +6,7 @@
 use crate::decode::{DecodeError, MIX_PACKET_BYTES, PRE_SKIP, SAMPLES_PER_TICK, Timeline};
 use crate::lane::{ChunkSource, Lane, StoreSource};
 use crate::ogg::{HEADER_PAGES, Mapping, PACKETS_PER_PAGE, Pager, header_pages, page_bytes};
-use crate::opus_packet::{LOST_PACKET, push_self_delimited};
+use crate::opus_packet::{SILENT_PACKET, push_self_delimited};
 use crate::{Channels, Format, PlaybackError, select, wav};
 use sha2::{Digest, Sha256};
 use sidetone_model::{PartyRole, Recording, RecordingId, RecordingState, Tick, Track};
@@ -248,7 +248,7 @@ impl Rendition {
         let lanes = lanes.collect::<Result<Vec<_>, _>>().map_err(fail)?;
         let mut pair = Vec::new();
         for index in 0..(ticks.end - ticks.start) as usize {
-            let mut packets = lanes.iter().map(|lane| lane.packet(index).unwrap_or(&LOST_PACKET));
+            let mut packets = lanes.iter().map(|lane| lane.packet(index).unwrap_or(&SILENT_PACKET));
             match (packets.next(), packets.next()) {
                 (Some(left), Some(right)) => {
                     pair.clear();

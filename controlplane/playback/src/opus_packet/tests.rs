@@ -53,6 +53,25 @@ fn malformed_packets_and_other_durations_are_refused() {
     }
 }
 
+#[test]
+fn the_silent_packet_is_silence_in_a_fresh_decoder_and_after_speech() {
+    let mut decoder = opus::Decoder::new(8000, opus::Channels::Mono).unwrap();
+    let mut decode = |packet: &[u8]| {
+        let mut frame = [0i16; 160];
+        assert_eq!(decoder.decode(packet, &mut frame, false).unwrap(), 160);
+        frame.into_iter().map(i16::unsigned_abs).max().unwrap()
+    };
+    assert!(lasts_one_tick(&SILENT_PACKET));
+    assert!(decode(&SILENT_PACKET) <= 1);
+    let speech = crate::testing::encode(&crate::testing::babble(5, 1.0), |_| true);
+    let loudest = speech.iter().map(|packet| decode(packet)).max().unwrap();
+    assert!(loudest > 5000);
+    decode(&SILENT_PACKET);
+    for _ in 0..20 {
+        assert!(decode(&SILENT_PACKET) <= 1);
+    }
+}
+
 proptest! {
     #[test]
     fn libopus_agrees_about_what_is_well_formed_and_how_long_it_lasts(packet in proptest::collection::vec(any::<u8>(), 0..80)) {
