@@ -321,7 +321,15 @@ fn uuid_at(bytes: &[u8], at: usize) -> Uuid {
     Uuid::from_bytes(array_at(bytes, at))
 }
 
-/// A record for the fuzzer and tests: what any bytes mean, by the same way a reader takes.
+/// A whole record as bytes, of any type: `body` with its header and checksum.
+pub fn record(kind: u16, flags: u8, version: u8, body: &[u8]) -> Result<Vec<u8>, LogError> {
+    let mut record = vec![0; RECORD_HEADER_BYTES];
+    seal(&mut record, body, kind, flags, version)?;
+    record.extend_from_slice(body);
+    Ok(record)
+}
+
+/// The length and meaning of the record that begins with `bytes`, by the same way as a reader takes.
 pub fn decode_record(bytes: &[u8]) -> Option<(u32, Meaning)> {
     match decode_frame(bytes) {
         Frame::Record(record) => Some((record.length, interpret(&record))),
@@ -340,4 +348,5 @@ pub fn fact_record(fact: &Fact) -> Result<Vec<u8>, LogError> {
     Ok([&head[..], &body].concat())
 }
 
-const _: () = assert!(RECORD_ALIGNMENT_BYTES >= RECORD_HEADER_BYTES && ALIGNMENT_BYTES % RECORD_ALIGNMENT_BYTES == 0);
+const _: () =
+    assert!(RECORD_ALIGNMENT_BYTES >= RECORD_HEADER_BYTES && ALIGNMENT_BYTES.is_multiple_of(RECORD_ALIGNMENT_BYTES));

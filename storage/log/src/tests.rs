@@ -268,7 +268,7 @@ fn write_flush(journal: &mut Journal, next: &mut u64, count: u64) -> Vec<Appende
     for _ in 0..count {
         let number = *next;
         *next += 1;
-        let length = (number % 3 != 0).then_some(500 + (number as usize * 37) % 1500);
+        let length = (!number.is_multiple_of(3)).then_some(500 + (number as usize * 37) % 1500);
         appended.push(append(journal, number, length).unwrap());
     }
     journal.flush().unwrap();
@@ -649,6 +649,32 @@ fn a_forged_sync_record_inside_a_payload_is_not_believed() {
     std::fs::write(&path, &image).unwrap();
     let (entries, _) = scan(directory.path());
     assert!(entries.is_empty(), "{entries:?}");
+}
+
+#[test]
+fn records_of_another_file_or_an_earlier_flush_end_the_scan() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut next = 0;
+    let mut appended = write_flush(&mut journal, &mut next, 3);
+    appended.extend(write_flush(&mut journal, &mut next, 3));
+    let end = journal.durable().offset as usize;
+    drop(journal);
+    let path = file(directory.path(), 1);
+    let image = std::fs::read(&path).unwrap();
+    let first_flush = image[ALIGNMENT_BYTES..2 * ALIGNMENT_BYTES].to_vec();
+    let mut foreign = first_flush.clone();
+    let sync = format::encode_sync(format::Sync { file_id: Uuid::from_u128(1), sequence: 3 });
+    foreign[..sync.len()].copy_from_slice(&sync);
+    // What an older use of the disk left behind the end: whole records, of the wrong flush.
+    for stale in [first_flush, foreign] {
+        let mut image = image[..end].to_vec();
+        image.extend_from_slice(&stale);
+        std::fs::write(&path, &image).unwrap();
+        let (entries, errors) = scan(directory.path());
+        assert!(errors.is_empty(), "{errors:?}");
+        assert_eq!(contents(&entries), expected(&appended));
+    }
 }
 
 #[test]

@@ -208,7 +208,7 @@ fn catch_up(
         Err(LogError::BeyondEnd { .. } | LogError::MissingFile { .. }) => return Err(ahead()),
         scan => scan?,
     };
-    while let Some(entry) = scan.next() {
+    for entry in scan.by_ref() {
         match entry {
             Ok(entry) => {
                 match &entry.content {
