@@ -11,11 +11,13 @@ use crate::clock::{CaptureClock, monotonic_ns};
 use crate::interface::{Interface, packet_socket};
 use crate::system::{get_option, set_option};
 use crate::{CaptureError, Frame, FrameSource, LinkLayer, SourceStatistics};
+use aya::programs::links::FdLink;
 use ring::{FillRing, ReceiveRing};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use umem::{FrameToken, Umem};
 
@@ -49,6 +51,8 @@ pub(crate) struct XdpSource {
     interface: Interface,
     /// Keeps the interface promiscuous.
     _promiscuous: OwnedFd,
+    /// Keeps an unpinned program attached.
+    link: Option<Arc<FdLink>>,
     queue: QueueId,
     clock: CaptureClock,
     statistics: SourceStatistics,
@@ -127,10 +131,16 @@ impl XdpSource {
             missed_by_nic_at_open: link.missed,
             interface,
             _promiscuous: promiscuous,
+            link: None,
             queue,
             clock: CaptureClock::start(),
             statistics: SourceStatistics::default(),
         })
+    }
+
+    /// The program that sends frames here goes when nobody holds its link any more.
+    pub(crate) fn keep_attached(&mut self, link: Option<Arc<FdLink>>) {
+        self.link = link;
     }
 
     pub(crate) fn queue(&self) -> QueueId {

@@ -155,13 +155,14 @@ fn open_af_xdp(config: &PortConfig, generic_is_allowed: bool) -> Result<Port, Ca
         });
     }
     // Sockets first: when a queue cannot be had, nothing was attached.
-    let sources = (0..queues)
+    let mut sources = (0..queues)
         .map(|queue| XdpSource::open(Interface::open(&config.interface)?, QueueId(queue), config.ring_frames))
         .collect::<Result<Vec<_>, _>>()?;
     let mut attached =
         attach(&interface, &config.pin_directory, config.mirror, &config.signalling_ports, generic_is_allowed)?;
     let mut zero_copy = true;
-    for source in &sources {
+    for source in &mut sources {
+        source.keep_attached(attached.control.link());
         attached.set_socket(source.queue().0, source.as_fd().as_raw_fd())?;
         zero_copy &= source.is_zero_copy()?;
     }

@@ -18,6 +18,7 @@ use sidetone_model::StreamKey;
 use sidetone_tap_abi as abi;
 use sidetone_tap_abi::{Counter, FOREVER, FlowKey, FlowVerdict, Interest, NANOS_PER_PORT_SECOND, PortEntry, Reason};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 include!(concat!(env!("OUT_DIR"), "/tap_object.rs"));
 
@@ -40,15 +41,15 @@ unsafe impl aya::Pod for Plain<abi::Settings> {}
 
 /// Tells the XDP program what it need not send, and what it must. For the call thread.
 ///
-/// Where the program could not be pinned, it stays attached only as long as this exists.
+/// Where the program could not be pinned, it stays attached as long as this or a source of its port exists.
 pub struct TapControl {
     interface: String,
     flows: HashMap<MapData, Plain<FlowKey>, Plain<FlowVerdict>>,
     ports: Array<MapData, Plain<PortEntry>>,
     counters: PerCpuArray<MapData, u64>,
     index: FlowIndex,
-    /// What keeps an unpinned program attached.
-    _link: Option<FdLink>,
+    /// What keeps an unpinned program attached; the sources have it, too.
+    link: Option<Arc<FdLink>>,
 }
 
 /// What the XDP program counted since it was first attached, over all CPUs.
@@ -174,6 +175,11 @@ impl TapControl {
         }
         counters.received = read(Counter::Received)?;
         Ok(counters)
+    }
+
+    /// What keeps an unpinned program attached.
+    pub(crate) fn link(&self) -> Option<Arc<FdLink>> {
+        self.link.clone()
     }
 
     fn change_port(&mut self, port: u16, change: impl FnOnce(&mut PortEntry)) -> Result<(), CaptureError> {

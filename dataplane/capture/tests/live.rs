@@ -187,13 +187,16 @@ fn a_new_interface_by_the_old_name_gets_the_program() {
 
 #[test]
 #[ignore = "needs root"]
-fn without_a_bpf_file_system_the_program_ends_with_its_control() {
+fn without_a_bpf_file_system_the_program_ends_with_the_port() {
     in_testbed(1, 1500, |testbed| {
         let elsewhere = tempfile::tempdir().unwrap();
         let config = PortConfig { pin_directory: elsewhere.path().join("sidetone"), ..testbed.config() };
         let mut port = Port::open(&config).unwrap();
         assert_eq!(port.mode, NATIVE);
         Sender::new("wire0").send(&numbered_sip(1));
+        assert_eq!(receive(&mut port, 1).len(), 1);
+        drop(port.control.take());
+        Sender::new("wire0").send(&numbered_sip(2));
         assert_eq!(receive(&mut port, 1).len(), 1);
         drop(port);
         assert_eq!(attached_program(), None);

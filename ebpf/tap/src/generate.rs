@@ -1,9 +1,9 @@
 //! Traffic for benchmarks and tests: run by BPF_PROG_TEST_RUN with live frames, it gives each copy of the frame a flow
-//! of its own and sends it out of an interface.
+//! of its own and sends it out of an interface. `sink` is the other end, for comparison.
 #![no_std]
 #![no_main]
 
-use aya_ebpf::bindings::xdp_action::XDP_ABORTED;
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP};
 use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray};
@@ -15,6 +15,10 @@ static TARGET: Array<[u32; 2]> = Array::with_max_entries(1, 0);
 /// Frames sent.
 #[map]
 static SENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Frames that `sink` has dropped.
+#[map]
+static SUNK: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// Ethernet, IPv4 without options, UDP, RTP: the source port's and the SSRC's places.
 const SOURCE_PORT_OFFSET: usize = 34;
@@ -50,6 +54,16 @@ fn send(context: &XdpContext) -> Option<u32> {
     }
     // SAFETY: the helper has no preconditions.
     Some(unsafe { bpf_redirect(interface, 0) } as u32)
+}
+
+/// The cheapest end of a frame: what remains of the cost is the generator's and the virtual wire's.
+#[xdp]
+pub fn sink(_context: XdpContext) -> u32 {
+    if let Some(sunk) = SUNK.get_ptr_mut(0) {
+        // SAFETY: the slot is this CPU's own.
+        unsafe { *sunk += 1 };
+    }
+    XDP_DROP
 }
 
 #[panic_handler]

@@ -20,6 +20,7 @@ use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// `BPF_FS_MAGIC` (statfs(2)).
 const BPF_FS_MAGIC: i64 = 0xCAFE_4A11;
@@ -73,7 +74,7 @@ pub(crate) fn attach(
         ports: map::<Array<_, _>>(&mut ebpf, name, abi::MAP_PORTS)?,
         counters: map::<PerCpuArray<_, _>>(&mut ebpf, name, abi::MAP_COUNTERS)?,
         index: FlowIndex::default(),
-        _link: None,
+        link: None,
     };
     // What the program finds in its maps is right before it runs.
     let mut settings = map::<Array<MapData, Plain<abi::Settings>>>(&mut ebpf, name, abi::MAP_SETTINGS)?;
@@ -104,7 +105,7 @@ pub(crate) fn attach(
             Some(pins) => {
                 link.pin(pins.path("link")).map_err(|error| CaptureError::tap(name, "pin the link", error))?;
             }
-            None => control._link = Some(link),
+            None => control.link = Some(Arc::new(link)),
         }
     }
     // The kernel's own word for how it runs: 1 native, 2 generic, 3 in hardware (IFLA_XDP_ATTACHED).
