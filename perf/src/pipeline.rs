@@ -1,0 +1,181 @@
+//! CPU time of the whole data plane per call-second, and how much of it is Opus.
+//!
+//! A capture of generated calls is replayed into a store in a temporary directory. Beside it, in the same run and in turn, the
+//! same number of 20 ms frames of the same speech is encoded by Opus alone, at the same setting and in the same batches. Both are measured in CPU
+//! time of this thread and its helpers (`getrusage`), so that other work on the machine matters little; rounds take
+//! turns, and the median counts. A call-second is one second of one two-way call.
+
+use anyhow::{Context, Result};
+use rustix::process::Pid;
+use serde::Serialize;
+use sidetone_calls::TrackerConfig;
+use sidetone_callgen::{Options as Traffic, Side, write_pcap};
+use sidetone_capture::CaptureFile;
+use sidetone_engine::{EngineConfig, Setup, replay};
+use sidetone_media::TrackConfig;
+use sidetone_model::{NodeName, Seed};
+use sidetone_signalling::SipConfig;
+use sidetone_store::{Store, StoreOptions};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Concurrent calls.
+    #[arg(long, default_value_t = 100)]
+    calls: usize,
+    /// Length of each call in seconds.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Rounds; the median counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+#[derive(Serialize)]
+struct Outcome {
+    calls: usize,
+    call_seconds: f64,
+    /// CPU milliseconds of replay per call-second: reading, parsing, tracking, decoding, encoding, journal, catalog.
+    replay_ms_per_call_second: f64,
+    /// Of which Opus alone, for the same frames at the same setting.
+    opus_ms_per_call_second: f64,
+    opus_share: f64,
+    /// Resident memory that each concurrent call adds, in KiB: tracks, dialog, flows, document.
+    memory_kib_per_call: f64,
+    bitrate_bits_per_second: u32,
+    complexity: u8,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let directory = tempfile::tempdir().context("no temporary directory")?;
+    let capture = directory.path().join("calls.pcap");
+    let traffic = Traffic {
+        calls: options.calls,
+        ramp: Duration::from_secs(2),
+        talk: Duration::from_secs(options.seconds),
+        ..Traffic::default()
+    };
+    let mut frames = sidetone_callgen::Traffic::new(&traffic)?;
+    let file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(&capture)?);
+    write_pcap(file, frames.by_ref()).context("cannot write the capture")?;
+    let truth = frames.into_truth();
+    let packets: u64 = truth.calls.iter().flat_map(|call| &call.streams).map(|stream| stream.packets).sum();
+    let call_seconds = packets as f64 * 0.02 / 2.0;
+    let speech: Vec<i16> = sidetone_callgen::Traffic::reference(&traffic, 0, Side::Caller);
+
+    let track = TrackConfig::default();
+    // One call alone takes all memory that does not depend on the number of calls.
+    let single = directory.path().join("one.pcap");
+    let one = Traffic { calls: 1, talk: Duration::from_secs(5), ..traffic.clone() };
+    write_pcap(std::fs::File::create(&single)?, sidetone_callgen::Traffic::new(&one)?)?;
+    replay_once(&single, &directory.path().join("store-one"), &track)?;
+    let (mut replays, mut encodings) = (Vec::new(), Vec::new());
+    let mut memory_kib_per_call = 0.0;
+    for round in 0..options.rounds {
+        let before = peak_resident_kib()?;
+        let cpu = cpu_seconds();
+        replay_once(&capture, &directory.path().join(format!("store-{round}")), &track)?;
+        replays.push(cpu_seconds() - cpu);
+        if round == 0 {
+            memory_kib_per_call = (peak_resident_kib()? - before) / options.calls as f64;
+        }
+        let cpu = cpu_seconds();
+        encode_alone(&speech, packets, options.calls * 2, &track)?;
+        encodings.push(cpu_seconds() - cpu);
+    }
+    let (replay_seconds, opus_seconds) = (median(&mut replays), median(&mut encodings));
+    let result = Outcome {
+        calls: options.calls,
+        call_seconds,
+        replay_ms_per_call_second: replay_seconds * 1000.0 / call_seconds,
+        opus_ms_per_call_second: opus_seconds * 1000.0 / call_seconds,
+        opus_share: opus_seconds / replay_seconds,
+        memory_kib_per_call,
+        bitrate_bits_per_second: track.bitrate_bits_per_second,
+        complexity: track.complexity,
+    };
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&result)?);
+        return Ok(());
+    }
+    println!("{} concurrent calls, {:.0} call-seconds, {} rounds", result.calls, result.call_seconds, options.rounds);
+    println!("replay        {:7.3} ms of CPU per call-second", result.replay_ms_per_call_second);
+    println!(
+        "  of it Opus  {:7.3} ms ({:.0} %), {} bit/s, complexity {}",
+        result.opus_ms_per_call_second,
+        result.opus_share * 100.0,
+        result.bitrate_bits_per_second,
+        result.complexity
+    );
+    println!("memory        {:7.1} KiB per concurrent call", result.memory_kib_per_call);
+    Ok(())
+}
+
+fn replay_once(capture: &Path, store: &Path, track: &TrackConfig) -> Result<()> {
+    let node = NodeName("perf".into());
+    let (writer, reader) = Store::open(store, &StoreOptions::new(node.clone()))?.split();
+    let setup = Setup {
+        engine: EngineConfig::default(),
+        sip: SipConfig::default(),
+        signalling_ports: vec![5060],
+        tracker: TrackerConfig::new(node, Seed([1; 16])),
+        track: track.clone(),
+        events: Arc::new(|_| {}),
+    };
+    let (summary, writer) = replay(&setup, CaptureFile::open(capture)?, writer, &mut |_| {})?;
+    anyhow::ensure!(summary.calls_seen > 0, "the replay saw no call");
+    drop((writer, reader));
+    Ok(())
+}
+
+/// As many frames through Opus as the replay encodes, by as many encoders, several frames of one at a go.
+fn encode_alone(speech: &[i16], packets: u64, streams: usize, track: &TrackConfig) -> Result<()> {
+    const FRAME: usize = 160;
+    let mut encoders = Vec::new();
+    for _ in 0..streams {
+        let mut encoder = opus::Encoder::new(8000, opus::Channels::Mono, opus::Application::Voip)?;
+        encoder.set_bitrate(opus::Bitrate::Bits(i32::try_from(track.bitrate_bits_per_second)?))?;
+        encoder.set_complexity(i32::from(track.complexity))?;
+        encoder.set_vbr(true)?;
+        encoders.push(encoder);
+    }
+    let frames: Vec<&[i16]> = speech.chunks_exact(FRAME).collect();
+    let mut packet = [0u8; 1275];
+    let batch = usize::from(track.batch_ticks);
+    let mut left = packets as usize;
+    let mut at = 0;
+    while left > 0 {
+        for encoder in &mut encoders {
+            for _ in 0..batch.min(left) {
+                encoder.encode(frames[at % frames.len()], &mut packet)?;
+                at += 1;
+            }
+            left -= batch.min(left);
+        }
+    }
+    Ok(())
+}
+
+/// CPU time of this process with all its threads.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Highest resident set so far.
+fn peak_resident_kib() -> Result<f64> {
+    let pid = Pid::as_raw(Some(rustix::process::getpid()));
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the kernel tells no VmHWM")?;
+    line.trim().trim_end_matches("kB").trim().parse().context("VmHWM is no number")
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
