@@ -272,6 +272,9 @@ impl CallThread {
         self.sip.decoder.on_tick(now, &mut self.sip.events);
         self.track_events();
         self.tracker.on_tick(now, &mut self.commands);
+        for leg in self.tracker.take_given_up_legs() {
+            self.sip.decoder.forget(&leg);
+        }
         if now.since(self.last_statistics) >= Duration::from_secs(1) || now < self.last_statistics {
             self.last_statistics = now;
             self.publish_statistics();
@@ -402,6 +405,9 @@ impl CallThread {
                     tracing::error!(recording = %recording.id, %error, "an active recording cannot be gone on with");
                 }
             }
+        }
+        for (leg, answered) in self.tracker.live_legs() {
+            self.sip.decoder.restore(leg, answered, now);
         }
         self.execute();
     }
