@@ -187,18 +187,26 @@ impl RocksCatalog {
         recording: &Recording,
         resume: Option<&serde_json::Value>,
     ) -> Result<(), CatalogError> {
-        if let Some(old) = self.document(recording.id)? {
-            counters.count(old.state, false);
-            let order = order_key(old.started_at, old.id);
-            batch.delete_cf(self.family(Family::ByTime), order);
-            batch.delete_cf(self.family(Family::ByState), state_key(old.state, order));
-            for text in party_texts(&old) {
-                batch.delete_cf(self.family(Family::ByParty), party_key(text_hash(&text), order));
-            }
-        }
-        counters.count(recording.state, true);
         let order = order_key(recording.started_at, recording.id);
         let state = [state_byte(recording.state)];
+        let texts = party_texts(recording);
+        counters.count(recording.state, true);
+        if let Some(old) = self.document(recording.id)? {
+            counters.count(old.state, false);
+            // Only what the new document does not write again: most facts change no index at all.
+            let old_order = order_key(old.started_at, old.id);
+            if old_order != order {
+                batch.delete_cf(self.family(Family::ByTime), old_order);
+            }
+            if old_order != order || old.state != recording.state {
+                batch.delete_cf(self.family(Family::ByState), state_key(old.state, old_order));
+            }
+            for text in party_texts(&old) {
+                if old_order != order || !texts.contains(&text) {
+                    batch.delete_cf(self.family(Family::ByParty), party_key(text_hash(&text), old_order));
+                }
+            }
+        }
         let key = recording.id.0.as_bytes();
         batch.put_cf(self.family(Family::Recordings), key, encode_document(recording)?);
         match resume.filter(|_| recording.state == RecordingState::Active) {
@@ -211,7 +219,7 @@ impl RocksCatalog {
         }
         batch.put_cf(self.family(Family::ByTime), order, state);
         batch.put_cf(self.family(Family::ByState), state_key(recording.state, order), []);
-        for text in party_texts(recording) {
+        for text in texts {
             batch.put_cf(self.family(Family::ByParty), party_key(text_hash(&text), order), state);
             let mut keys = suffix_keys(&text).peekable();
             let Some(whole) = keys.peek() else { continue };

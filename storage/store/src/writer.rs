@@ -14,6 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// So many chunks and facts wait for a flush; then the store flushes by itself.
+const CHANGES_MAX: usize = 16_384;
 /// Records brought into the catalog at once while it catches up with the journal.
 const REPLAY_BATCH: usize = 4096;
 
@@ -137,6 +139,7 @@ impl StoreWriter {
     /// # Errors
     /// The chunk is not in the store, now or later; everything appended before is not touched.
     pub fn append_chunk(&mut self, header: &ChunkHeader, payload: &[u8]) -> Result<(), StoreError> {
+        self.bound_changes()?;
         let located = self.journal.append_chunk(header, payload)?;
         self.changes.chunk(header, located);
         self.gathered.chunks += 1;
@@ -149,6 +152,7 @@ impl StoreWriter {
     /// # Errors
     /// As [`Self::append_chunk`].
     pub fn append_fact(&mut self, fact: &Fact) -> Result<(), StoreError> {
+        self.bound_changes()?;
         let located = self.journal.append_fact(fact)?;
         self.changes.fact(fact);
         self.gathered.facts += 1;
@@ -159,6 +163,19 @@ impl StoreWriter {
     /// Everything appended becomes durable, then visible in the catalog. After an error nothing is lost that was
     /// appended: the next flush tries again, into a new journal file if need be.
     pub fn flush(&mut self) -> Result<Flushed, StoreError> {
+        let position = self.flush_and_apply()?;
+        Ok(Flushed { position, ..std::mem::take(&mut self.gathered) })
+    }
+
+    /// A caller that appends very much between two flushes pays with time, not with memory.
+    fn bound_changes(&mut self) -> Result<(), StoreError> {
+        if self.changes.len() >= CHANGES_MAX {
+            self.flush_and_apply()?;
+        }
+        Ok(())
+    }
+
+    fn flush_and_apply(&mut self) -> Result<LogPosition, StoreError> {
         let flushed = self.journal.flush()?;
         self.changes.relocate(&flushed);
         if !self.changes.is_empty() {
@@ -168,7 +185,7 @@ impl StoreWriter {
             let apply_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             self.statistics.apply_ns_max = self.statistics.apply_ns_max.max(apply_ns);
         }
-        Ok(Flushed { position: flushed.durable, ..std::mem::take(&mut self.gathered) })
+        Ok(flushed.durable)
     }
 
     pub fn statistics(&self) -> WriterStatistics {

@@ -70,8 +70,10 @@ fn header(recording: u128, first_tick: u64) -> ChunkHeader {
     }
 }
 
-/// Everything that the store shows of some recordings.
-fn shown(reader: &StoreReader) -> (Vec<Recording>, Vec<(u64, Vec<u8>)>, u64, u64) {
+/// Recordings, chunks of the first one (first grid step and payload), and the counts of both.
+type Shown = (Vec<Recording>, Vec<(u64, Vec<u8>)>, u64, u64);
+
+fn shown(reader: &StoreReader) -> Shown {
     let page = reader.search(&RecordingQuery { limit: 1000, ..RecordingQuery::default() }).unwrap();
     let chunks = reader.chunks(id(1), TrackId(0), Tick(0)..Tick(u64::MAX)).unwrap();
     let chunks = chunks.map(Result::unwrap).map(|chunk| (chunk.header.first_tick.0, chunk.payload)).collect();
@@ -176,6 +178,18 @@ fn a_reader_beside_the_writer_follows_when_it_refreshes() {
     beside.refresh().unwrap();
     assert_eq!(shown(&beside).2, 200);
     assert_eq!(shown(&beside).1.len(), 21);
+}
+
+#[test]
+fn appending_without_end_flushes_by_itself_and_counts_right() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut writer, reader) = open(&directory.path().join("store"));
+    for number in 0..40_000 {
+        writer.append_chunk(&header(1, number * 50), &[1; 20]).unwrap();
+    }
+    assert!(reader.statistics().unwrap().catalog.chunks >= 16_384, "memory is bounded");
+    assert_eq!(writer.flush().unwrap().chunks, 40_000);
+    assert_eq!(reader.statistics().unwrap().catalog.chunks, 40_000);
 }
 
 #[test]
