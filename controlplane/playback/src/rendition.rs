@@ -300,7 +300,7 @@ impl Rendition {
                 })
         } else {
             decode(&self.lanes, &mut damage).map(|samples| {
-                samples.iter().skip(skipped).for_each(|sample| out.extend_from_slice(&sample.to_le_bytes()))
+                samples.iter().skip(skipped).for_each(|sample| out.extend_from_slice(&sample.to_le_bytes()));
             })
         };
         self.damage = damage;

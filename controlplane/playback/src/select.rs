@@ -30,7 +30,7 @@ pub(crate) fn lanes(
     // A recording that has only both sides together plays them wherever one of them is asked for.
     let mixed = playable(&|track| track.side == Side::Mixed);
     let only_mixed = mixed.len() == any.len();
-    let (lanes, what, wanted): (Vec<Lane>, &str, &dyn Fn(&Track) -> bool) = match channels {
+    let (what, wanted): (&str, &dyn Fn(&Track) -> bool) = match channels {
         _ if only_mixed && channels == Channels::Dual => return Ok(vec![mixed.clone(), mixed]),
         _ if only_mixed => return Ok(vec![mixed]),
         Channels::Dual => {
@@ -45,15 +45,16 @@ pub(crate) fn lanes(
             let lanes = [playable(&near), playable(&far)];
             return Ok(lanes.into_iter().filter(|lane| !lane.is_empty()).collect());
         }
-        Channels::Near => (vec![playable(&near)], "near side", &near),
-        Channels::Far => (vec![playable(&far)], "far side", &far),
-        Channels::Caller => (vec![playable(&caller)], "caller", &caller),
-        Channels::Callee => (vec![playable(&callee)], "callee", &callee),
+        Channels::Near => ("near side", &near),
+        Channels::Far => ("far side", &far),
+        Channels::Caller => ("caller", &caller),
+        Channels::Callee => ("callee", &callee),
     };
-    if lanes[0].is_empty() {
+    let lane = playable(wanted);
+    if lane.is_empty() {
         return Err(format!("nothing of the {what}: {}", why_silent(recording, wanted)));
     }
-    Ok(lanes)
+    Ok(vec![lane])
 }
 
 /// The role of the party that a track holds. Where it is not known and no user either, the near side is the caller's.

@@ -28,7 +28,7 @@ fn every_link_layer_leads_to_the_same_packet() {
     let ethernet = |rest: &[u8]| [&[0; 12], rest].concat();
     let cooked = |protocol: [u8; 2]| [&[0; 14][..], &protocol].concat();
     let cooked2 = |protocol: [u8; 2]| [&protocol[..], &[0; 18]].concat();
-    let table: &[(&str, Link, Vec<u8>, (u16, u16))] = &[
+    let table = [
         ("Ethernet", Link::Ethernet, ethernet(&[8, 0]), (0, 0)),
         ("VLAN 100", Link::Ethernet, ethernet(&[0x81, 0, 0xe0, 100, 8, 0]), (100, 0)),
         ("VLAN 7.8", Link::Ethernet, ethernet(&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 8, 8, 0]), (7, 8)),
@@ -46,10 +46,10 @@ fn every_link_layer_leads_to_the_same_packet() {
         ("BSD loopback, big-endian", Link::Null, vec![0, 0, 0, 2], (0, 0)),
     ];
     for (description, link, header, (vlan_outer, vlan_inner)) in table {
-        let frame = framed(header, &ip);
-        let packet = classify(*link, &frame).unwrap_or_else(|why| panic!("{description}: {why:?}"));
+        let frame = framed(&header, &ip);
+        let packet = classify(link, &frame).unwrap_or_else(|why| panic!("{description}: {why:?}"));
         let expected = Packet {
-            domain: Domain { vlan_outer: *vlan_outer, vlan_inner: *vlan_inner, network: 0 },
+            domain: Domain { vlan_outer, vlan_inner, network: 0 },
             source: "192.0.2.1:5060".parse().unwrap(),
             destination: "192.0.2.2:40000".parse().unwrap(),
             payload: &rtp(),

@@ -178,7 +178,8 @@ fn overlaps_discard_the_datagram() {
     let data = payload(64);
     let overlap = FragmentDrop::Overlap;
     // (first fragments, the one that contradicts), as (offset, end, more).
-    let table: &[(&str, &[(usize, usize, bool)], (usize, usize, bool))] = &[
+    type Part = (usize, usize, bool);
+    let table: &[(&str, &[Part], Part)] = &[
         ("begins within", &[(0, 32, true)], (24, 40, true)),
         ("ends within", &[(32, 64, true)], (24, 40, true)),
         ("encloses", &[(16, 24, true)], (8, 32, true)),
