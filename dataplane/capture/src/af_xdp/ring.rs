@@ -95,15 +95,18 @@ impl FillRing {
         Ok(Self { shared: SharedRing::map::<u64>(socket, layout, size, libc::XDP_UMEM_PGOFF_FILL_RING)?, produced: 0 })
     }
 
-    /// Gives frames to the kernel. There is always room: the ring has a place for every frame of the UMEM.
+    /// Gives frames to the kernel, as many as there is room for; the rest stay in `frames` for the next time.
+    ///
+    /// The ring has a place for every frame of the UMEM, and yet can look full for a moment: the kernel publishes what it
+    /// received before it tells how far it has read this ring (`xsk_flush` in net/xdp/xsk.c).
     pub(super) fn submit(&mut self, frames: &mut Vec<FrameToken>) {
         if frames.is_empty() {
             return;
         }
         let consumed = self.shared.consumer().load(Ordering::Acquire);
         let free = self.shared.size - self.produced.wrapping_sub(consumed);
-        assert!(frames.len() <= free as usize, "more frames than the UMEM has");
-        for frame in frames.drain(..) {
+        let room = frames.len().min(free as usize);
+        for frame in frames.drain(..room) {
             // SAFETY: the entry is within the ring and lies beyond what the kernel may read until the producer
             // position is published below.
             unsafe { self.shared.entry::<u64>(self.produced).write(frame.into_address()) };
