@@ -27,7 +27,7 @@ const PEOPLE: [(&str, &str); 8] = [
 fn main() {
     let listen = std::env::args().nth(1).map_or("127.0.0.1:0".to_owned(), |text| text).parse().expect("ADDRESS:PORT");
     let now = CaptureTime(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64));
-    let kept: Vec<Recording> = (0..60).map(|number| sample(now, number)).collect();
+    let kept: Vec<Recording> = (0..24).map(|number| sample(now, number)).collect();
     let mut server = support::Server::start_at(listen, &kept);
     println!("http://{}", server.address);
 
