@@ -8,6 +8,10 @@ mod pipeline;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+/// The product's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(about = "Benchmarks, side by side")]
 struct Arguments {

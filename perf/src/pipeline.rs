@@ -4,6 +4,10 @@
 //! same number of 20 ms frames of the same speech is encoded by Opus alone, at the same setting and in the same batches. Both are measured in CPU
 //! time of this thread and its helpers (`getrusage`), so that other work on the machine matters little; rounds take
 //! turns, and the median counts. A call-second is one second of one two-way call.
+//!
+//! Memory is the difference between the peaks of two processes: one replays few long calls, one many short ones with as
+//! much audio in all, so that rings, journal and catalog are filled alike and only the number of simultaneous calls
+//! differs.
 
 use anyhow::{Context, Result};
 use rustix::process::Pid;
@@ -16,7 +20,8 @@ use sidetone_media::TrackConfig;
 use sidetone_model::{NodeName, Seed};
 use sidetone_signalling::SipConfig;
 use sidetone_store::{Store, StoreOptions};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +39,13 @@ pub(crate) struct Options {
     /// Rounds; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Replay this capture, print the peak of resident memory in KiB, and nothing else.
+    #[arg(long, hide = true)]
+    peak_of: Option<PathBuf>,
 }
+
+/// Calls in the capture that shows what memory does not depend on their number.
+const FEW_CALLS: usize = 10;
 
 #[derive(Serialize)]
 struct Outcome {
@@ -53,6 +64,11 @@ struct Outcome {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     let directory = tempfile::tempdir().context("no temporary directory")?;
+    if let Some(capture) = &options.peak_of {
+        replay_once(capture, &directory.path().join("store"), &TrackConfig::default())?;
+        println!("{}", peak_resident_kib()?);
+        return Ok(());
+    }
     let capture = directory.path().join("calls.pcap");
     let traffic = Traffic {
         calls: options.calls,
@@ -69,21 +85,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let speech: Vec<i16> = sidetone_callgen::Traffic::reference(&traffic, 0, Side::Caller);
 
     let track = TrackConfig::default();
-    // One call alone takes all memory that does not depend on the number of calls.
-    let single = directory.path().join("one.pcap");
-    let one = Traffic { calls: 1, talk: Duration::from_secs(5), ..traffic.clone() };
-    write_pcap(std::fs::File::create(&single)?, sidetone_callgen::Traffic::new(&one)?)?;
-    replay_once(&single, &directory.path().join("store-one"), &track)?;
+    let few = directory.path().join("few.pcap");
+    let long = Duration::from_secs(options.seconds * options.calls as u64 / FEW_CALLS as u64);
+    let few_calls = Traffic { calls: FEW_CALLS, talk: long, ..traffic.clone() };
+    write_pcap(std::fs::File::create(&few)?, sidetone_callgen::Traffic::new(&few_calls)?)?;
+    let more_calls = options.calls.saturating_sub(FEW_CALLS).max(1) as f64;
+    let memory_kib_per_call = (peak_of(&capture)? - peak_of(&few)?) / more_calls;
     let (mut replays, mut encodings) = (Vec::new(), Vec::new());
-    let mut memory_kib_per_call = 0.0;
     for round in 0..options.rounds {
-        let before = peak_resident_kib()?;
         let cpu = cpu_seconds();
         replay_once(&capture, &directory.path().join(format!("store-{round}")), &track)?;
         replays.push(cpu_seconds() - cpu);
-        if round == 0 {
-            memory_kib_per_call = (peak_resident_kib()? - before) / options.calls as f64;
-        }
         let cpu = cpu_seconds();
         encode_alone(&speech, packets, options.calls * 2, &track)?;
         encodings.push(cpu_seconds() - cpu);
@@ -165,6 +177,14 @@ fn encode_alone(speech: &[i16], packets: u64, streams: usize, track: &TrackConfi
 fn cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Highest resident set of a process of its own that replays this capture, in KiB.
+fn peak_of(capture: &Path) -> Result<f64> {
+    let program = std::env::current_exe().context("this program's path is not known")?;
+    let output = Command::new(program).args(["pipeline", "--peak-of"]).arg(capture).output()?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().parse().context("no peak was printed")
 }
 
 /// Highest resident set so far.
