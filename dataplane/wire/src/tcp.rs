@@ -317,7 +317,8 @@ impl TcpReassembler {
         if let Some(stream) = self.streams.get_mut(&key) {
             let begins_here = stream.next_sequence.wrapping_sub(stream.next_offset as u32) == first_sequence;
             match stream.initial_sequence {
-                Some(known) if known == initial_sequence => return,
+                // After an end even the same number begins anew: a refused connection is tried again with it.
+                Some(known) if known == initial_sequence && !stream.ended => return,
                 // The SYN was overtaken by the first data.
                 None if begins_here && !stream.ended => {
                     stream.initial_sequence = Some(initial_sequence);

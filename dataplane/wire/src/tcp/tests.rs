@@ -295,6 +295,10 @@ fn a_refused_connection_ends() {
     bench.push(0, 99, SYN, b"");
     bench.push_between(1, proxy(), phone(), &segment(0, RST, b""));
     assert_eq!(bench.take(), [Seen::End(0, at(1), TcpEnd::Reset)]);
+    // The phone tries again half a second later, with the same number.
+    bench.push(500, 99, SYN, b"");
+    assert_eq!(bench.push(501, 100, 0, b"hello"), Delivered);
+    assert_eq!(bench.take(), [bytes(1, 501, b"hello")]);
 }
 
 #[test]
