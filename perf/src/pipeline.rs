@@ -5,9 +5,8 @@
 //! time of this thread and its helpers (`getrusage`), so that other work on the machine matters little; rounds take
 //! turns, and the median counts. A call-second is one second of one two-way call.
 //!
-//! Memory is the difference between the peaks of two processes: one replays few long calls, one many short ones with as
-//! much audio in all, so that rings, journal and catalog are filled alike and only the number of simultaneous calls
-//! differs.
+//! Memory is the difference between the peaks of two processes that replay the same number of calls of the same length, in
+//! one all at the same time, in the other few at a time: rings, journal and catalog are filled alike.
 
 use anyhow::{Context, Result};
 use rustix::process::Pid;
@@ -44,7 +43,7 @@ pub(crate) struct Options {
     peak_of: Option<PathBuf>,
 }
 
-/// Calls in the capture that shows what memory does not depend on their number.
+/// Simultaneous calls, on average, in the capture that shows what memory does not depend on their number.
 const FEW_CALLS: usize = 10;
 
 #[derive(Serialize)]
@@ -86,8 +85,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
     let track = TrackConfig::default();
     let few = directory.path().join("few.pcap");
-    let long = Duration::from_secs(options.seconds * options.calls as u64 / FEW_CALLS as u64);
-    let few_calls = Traffic { calls: FEW_CALLS, talk: long, ..traffic.clone() };
+    let one_after_the_other = Duration::from_secs(options.seconds * options.calls as u64 / FEW_CALLS as u64);
+    let few_calls = Traffic { ramp: one_after_the_other, ..traffic.clone() };
     write_pcap(std::fs::File::create(&few)?, sidetone_callgen::Traffic::new(&few_calls)?)?;
     let more_calls = options.calls.saturating_sub(FEW_CALLS).max(1) as f64;
     let memory_kib_per_call = (peak_of(&capture)? - peak_of(&few)?) / more_calls;

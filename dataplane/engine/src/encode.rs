@@ -73,7 +73,8 @@ pub(crate) struct Encoder {
     rings: EncoderRings,
     config: TrackConfig,
     counters: Arc<EncoderCounters>,
-    tracks: BTreeMap<(RecordingId, TrackId), TrackSlot>,
+    /// Boxed: a track is large, and the nodes of a tree are half empty.
+    tracks: BTreeMap<(RecordingId, TrackId), Box<TrackSlot>>,
     streams: HashMap<u32, ((RecordingId, TrackId), StreamSlot), foldhash::fast::RandomState>,
     /// How far each receive thread's time has come.
     clocks: Vec<CaptureTime>,
@@ -186,14 +187,14 @@ impl Encoder {
                 Ok(track) => {
                     self.tracks.insert(
                         id,
-                        TrackSlot {
+                        Box::new(TrackSlot {
                             track,
                             streams: Vec::new(),
                             stream_ids: Vec::new(),
                             last_packet_at: CaptureTime::ZERO,
                             last_report: CaptureTime::ZERO,
                             touched: false,
-                        },
+                        }),
                     );
                     self.counters.tracks.set(self.tracks.len() as u64);
                 }
