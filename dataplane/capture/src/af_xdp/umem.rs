@@ -5,8 +5,11 @@ use crate::system::Mapping;
 use sidetone_tap_abi::METADATA_BYTES;
 use std::io;
 
-/// The kernel leaves this much room in front of each frame (`XDP_PACKET_HEADROOM`).
-const HEADROOM_BYTES: u32 = 256;
+/// The kernel leaves this much room in front of each frame (`XDP_PACKET_HEADROOM`) …
+const KERNEL_HEADROOM_BYTES: u32 = 256;
+/// … and this much more at our wish, so that the metadata lies in the cache line in which the frame begins, and not in one of
+/// its own that would be cold.
+const OWN_HEADROOM_BYTES: u32 = METADATA_BYTES;
 /// Ethernet header, two VLAN tags and a frame check sequence that some NICs leave in place.
 const LINK_OVERHEAD_BYTES: u32 = 14 + 8 + 4;
 const SMALL_CHUNK_BYTES: u32 = 2048;
@@ -43,7 +46,7 @@ pub(super) struct Umem {
 impl Umem {
     /// Memory for `frames` frames of an interface with this MTU.
     pub(super) fn new(mtu: u32, frames: u32) -> io::Result<Self> {
-        let frame_bytes = mtu.saturating_add(LINK_OVERHEAD_BYTES + HEADROOM_BYTES);
+        let frame_bytes = mtu.saturating_add(LINK_OVERHEAD_BYTES + KERNEL_HEADROOM_BYTES + OWN_HEADROOM_BYTES);
         let chunk_bytes = if frame_bytes <= SMALL_CHUNK_BYTES { SMALL_CHUNK_BYTES } else { LARGE_CHUNK_BYTES };
         // The kernel charges the UMEM to the limit for locked memory unless CAP_IPC_LOCK is held; who may raise the
         // limit, does. If not, registering the UMEM says so.
@@ -68,7 +71,7 @@ impl Umem {
             addr: self.memory.at(0, self.memory.length()).as_ptr().addr() as u64,
             len: self.memory.length() as u64,
             chunk_size: self.chunk_bytes,
-            headroom: 0,
+            headroom: OWN_HEADROOM_BYTES,
             flags: 0,
             tx_metadata_len: 0,
         }
