@@ -1,12 +1,14 @@
 //! Finds the XDP program's object and puts it into the crate. Without one the crate builds all the same, and AF_XDP is
 //! then not available.
 
-use sidetone_tap_abi::ABI_VERSION;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+include!("../../ebpf/tap-abi/src/version.rs");
+
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=../../ebpf/tap-abi/src/version.rs");
     println!("cargo:rerun-if-env-changed=SIDETONE_TAP_OBJECT");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let source = match find_object(&out) {

@@ -11,8 +11,8 @@
 use anyhow::{Context, Result};
 use rustix::process::Pid;
 use serde::Serialize;
-use sidetone_calls::TrackerConfig;
 use sidetone_callgen::{Options as Traffic, Side, write_pcap};
+use sidetone_calls::TrackerConfig;
 use sidetone_capture::CaptureFile;
 use sidetone_engine::{EngineConfig, Setup, replay};
 use sidetone_media::TrackConfig;

@@ -203,7 +203,8 @@ impl CallThread {
             return self.on_packet(time, &packet);
         }
         let mut whole = None;
-        self.fragments.push(time, packet.domain, packet.payload, &mut |datagram| whole = Some(datagram.packet.to_vec()));
+        self.fragments
+            .push(time, packet.domain, packet.payload, &mut |datagram| whole = Some(datagram.packet.to_vec()));
         let Some(whole) = whole else { return };
         let Ok(mut inner) = classify(Link::RawIp, &whole) else { return };
         inner.domain = packet.domain;

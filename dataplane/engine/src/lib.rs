@@ -29,7 +29,9 @@ mod write;
 pub use assemble::{Observed, Setup};
 pub use call::{CallStatistics, LiveCalls};
 pub use config::EngineConfig;
-pub use counters::{CallCounters, Counter, DropReason, EncoderCounters, Kept, PacketEnd, ReceiveCounters, WriterCounters};
+pub use counters::{
+    CallCounters, Counter, DropReason, EncoderCounters, Kept, PacketEnd, ReceiveCounters, WriterCounters,
+};
 pub use live::{Engine, EngineError};
 pub use message::{EngineEvent, EventSink};
 pub use metrics::{EngineMetrics, PortInfo};

@@ -2,9 +2,9 @@
 //! only place where threads of the data plane start.
 
 use crate::assemble::{Observed, Parts, Setup, assemble};
+use crate::clock::ThreadClock;
 use crate::encode::Encoder;
 use crate::receive::Receiver;
-use crate::clock::ThreadClock;
 use crate::{affinity, call::CallThread, write::Writer};
 use sidetone_capture::{FrameSource, Port};
 use sidetone_model::Recording;

@@ -66,7 +66,11 @@ pub enum EngineEvent {
     CallEnded(Arc<Recording>),
     /// The recording is durable and in the catalog, and will not change by itself.
     RecordingCompleted(Arc<Recording>),
-    NotRecorded { call_id: Arc<str>, at: CaptureTime, reason: sidetone_calls::NotRecordedReason },
+    NotRecorded {
+        call_id: Arc<str>,
+        at: CaptureTime,
+        reason: sidetone_calls::NotRecordedReason,
+    },
 }
 
 /// Receives [`EngineEvent`]s. Called on data-plane threads: it must neither block nor panic.

@@ -36,12 +36,8 @@ impl EngineMetrics {
     /// # Errors
     /// Never, unless a metric's name is not a valid one.
     pub fn new(observed: Observed, ports: Vec<PortInfo>) -> Result<Self, prometheus::Error> {
-        let desc = Desc::new(
-            "sidetone_engine".into(),
-            "All metrics of the data plane.".into(),
-            Vec::new(),
-            HashMap::new(),
-        )?;
+        let desc =
+            Desc::new("sidetone_engine".into(), "All metrics of the data plane.".into(), Vec::new(), HashMap::new())?;
         Ok(Self { observed, ports, desc })
     }
 }
@@ -65,29 +61,39 @@ impl EngineMetrics {
     fn frames(&self) -> Vec<MetricFamily> {
         let statistics = self.observed.call_statistics();
         let receive = &self.observed.receive;
-        let mut mode = family("sidetone_capture_mode", "How frames of a port are captured; always 1.", MetricType::GAUGE);
+        let mut mode =
+            family("sidetone_capture_mode", "How frames of a port are captured; always 1.", MetricType::GAUGE);
         let mut received = family(
             "sidetone_frames_received_total",
             "Frames that reached a mirror port, those the NIC or a ring missed included.",
             MetricType::COUNTER,
         );
-        let mut bytes =
-            family("sidetone_frame_bytes_received_total", "Bytes of frames handed to the receive threads.", MetricType::COUNTER);
+        let mut bytes = family(
+            "sidetone_frame_bytes_received_total",
+            "Bytes of frames handed to the receive threads.",
+            MetricType::COUNTER,
+        );
         let mut kept = family(
             "sidetone_frames_total",
             "Frames by where they ended: on a track, as signalling, as RTCP, or passed on by a shared port.",
             MetricType::COUNTER,
         );
-        let mut dropped =
-            family("sidetone_frames_dropped_total", "Frames that were dropped, each with one reason.", MetricType::COUNTER);
+        let mut dropped = family(
+            "sidetone_frames_dropped_total",
+            "Frames that were dropped, each with one reason.",
+            MetricType::COUNTER,
+        );
         let mut held = family(
             "sidetone_frames_held",
             "Frames of streams that no call has claimed yet, in the pre-roll.",
             MetricType::GAUGE,
         );
         let mut flows = family("sidetone_streams", "Streams known to the receive threads.", MetricType::GAUGE);
-        let mut errors =
-            family("sidetone_capture_errors_total", "Failures of a capture source; it is tried again.", MetricType::COUNTER);
+        let mut errors = family(
+            "sidetone_capture_errors_total",
+            "Failures of a capture source; it is tried again.",
+            MetricType::COUNTER,
+        );
         for port in &self.ports {
             let interface = port.interface.as_str();
             let queues = &receive[port.queues.clone()];
@@ -162,7 +168,11 @@ impl EngineMetrics {
         vec![
             messages,
             single_counter("sidetone_ip_fragments_total", "IP fragments taken for reassembly.", fragments.fragments),
-            single_counter("sidetone_ip_fragments_dropped_total", "IP fragments that became no datagram.", fragments.dropped()),
+            single_counter(
+                "sidetone_ip_fragments_dropped_total",
+                "IP fragments that became no datagram.",
+                fragments.dropped(),
+            ),
             single_gauge("sidetone_ip_fragments_held", "IP fragments that wait for others.", fragments.held_fragments),
             single_counter(
                 "sidetone_ip_fragmented_media_total",
@@ -170,7 +180,11 @@ impl EngineMetrics {
                 statistics.fragmented_media,
             ),
             single_counter("sidetone_tcp_segments_total", "TCP segments of signalling connections.", tcp.segments),
-            single_counter("sidetone_tcp_segments_dropped_total", "TCP segments whose bytes were not used.", tcp.dropped()),
+            single_counter(
+                "sidetone_tcp_segments_dropped_total",
+                "TCP segments whose bytes were not used.",
+                tcp.dropped(),
+            ),
             single_counter("sidetone_tcp_gaps_total", "Places in TCP streams where bytes are missing.", tcp.gaps),
             single_gauge("sidetone_tcp_streams", "TCP streams that are being followed.", tcp.open_streams),
             single_gauge(
@@ -221,10 +235,22 @@ impl EngineMetrics {
     fn storage(&self) -> Vec<MetricFamily> {
         let writer = &self.observed.writer;
         vec![
-            single_counter("sidetone_writer_chunks_total", "Chunks of audio appended to the journal.", writer.chunks.get()),
+            single_counter(
+                "sidetone_writer_chunks_total",
+                "Chunks of audio appended to the journal.",
+                writer.chunks.get(),
+            ),
             single_counter("sidetone_writer_facts_total", "Facts appended to the journal.", writer.facts.get()),
-            single_counter("sidetone_writer_bytes_total", "Bytes of audio appended to the journal.", writer.bytes.get()),
-            single_counter("sidetone_writer_flushes_total", "Flushes that made everything appended durable.", writer.flushes.get()),
+            single_counter(
+                "sidetone_writer_bytes_total",
+                "Bytes of audio appended to the journal.",
+                writer.bytes.get(),
+            ),
+            single_counter(
+                "sidetone_writer_flushes_total",
+                "Flushes that made everything appended durable.",
+                writer.flushes.get(),
+            ),
             seconds_counter(
                 "sidetone_writer_flush_seconds_total",
                 "Time spent in flushes.",

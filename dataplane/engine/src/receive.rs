@@ -189,13 +189,8 @@ impl Receiver {
 
     /// Hands the whole frame over: fragments and segments are put together in one place, the call thread.
     fn to_call_thread(&mut self, frame: &Frame<'_>, link: Link) {
-        let header = MessageHeader {
-            kind: kind::FRAME,
-            variant: link_code(link),
-            index: 0,
-            count: 0,
-            time: frame.arrived_at,
-        };
+        let header =
+            MessageHeader { kind: kind::FRAME, variant: link_code(link), index: 0, count: 0, time: frame.arrived_at };
         if self.to_call.push(header, frame.bytes) {
             self.counters.keep(Kept::Signalling);
         } else {
@@ -248,7 +243,8 @@ impl Receiver {
             && let FlowState::Recording { encoder, stream } = flow.state
             && flow.lost_before > 0
         {
-            let header = MessageHeader { kind: kind::PACKET, index: stream, count: flow.lost_before, ..Default::default() };
+            let header =
+                MessageHeader { kind: kind::PACKET, index: stream, count: flow.lost_before, ..Default::default() };
             if !self.encoders[usize::from(encoder)].messages.push(header, &[]) {
                 return false;
             }
@@ -362,8 +358,7 @@ fn deliver(
     rtp: &[u8],
 ) {
     counters.keep(Kept::Track);
-    let header =
-        MessageHeader { kind: kind::PACKET, variant: 0, index: stream, count: *lost_before, time: arrived_at };
+    let header = MessageHeader { kind: kind::PACKET, variant: 0, index: stream, count: *lost_before, time: arrived_at };
     if link.messages.push(header, rtp) {
         *lost_before = 0;
     } else {

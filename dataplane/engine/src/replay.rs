@@ -56,7 +56,8 @@ pub fn replay(
     store: StoreWriter,
     progress: &mut dyn FnMut(u64),
 ) -> Result<(ReplaySummary, StoreWriter), ReplayError> {
-    let Parts { mut receivers, mut call, mut encoders, mut writer, observed } = assemble(setup, 1, 1, store, Vec::new());
+    let Parts { mut receivers, mut call, mut encoders, mut writer, observed } =
+        assemble(setup, 1, 1, store, Vec::new());
     let receiver = &mut receivers[0];
     let encoder = &mut encoders[0];
     let mut now = CaptureTime::ZERO;

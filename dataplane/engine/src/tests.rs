@@ -165,7 +165,8 @@ fn media_waits_for_its_call_and_loses_nothing() {
     assert_eq!(bench.encode.tracks.get(), 1, "another queue may still hold packets of before the end");
     bench.receiver.on_tick(at(4400));
     while bench.encoder.step() {}
-    let report = std::iter::from_fn(|| bench.reports.pop().ok()).find(|report| report.is_final).expect("a final report");
+    let report =
+        std::iter::from_fn(|| bench.reports.pop().ok()).find(|report| report.is_final).expect("a final report");
     assert_eq!(report.measured.streams[0].packets, 200);
     assert_eq!(report.measured.losses, Default::default());
     let (_, packets) = bench.take_chunks();
@@ -224,7 +225,8 @@ fn what_the_encoder_has_no_room_for_is_its_tracks_loss() {
     bench.finish.push(FinishTracks { recording: recording(), tracks: vec![TrackId(7)], at: at(7000) }).unwrap();
     bench.receiver.on_tick(at(8000));
     while bench.encoder.step() {}
-    let report = std::iter::from_fn(|| bench.reports.pop().ok()).find(|report| report.is_final).expect("a final report");
+    let report =
+        std::iter::from_fn(|| bench.reports.pop().ok()).find(|report| report.is_final).expect("a final report");
     assert_eq!(report.measured.losses.encoder, lost, "attributed to the track that lost");
     assert_eq!(report.measured.losses.network, 0, "and not to the network");
     bench.take_chunks();

@@ -88,8 +88,7 @@ impl Writer {
                 self.counters.lost_packets.add(u64::from(header.packets));
                 self.on_error(&error);
                 // A full ring only delays the attribution to the next loss; the counter above is exact.
-                let loss =
-                    WriterLoss { recording: header.recording, track: header.track, packets: header.packets };
+                let loss = WriterLoss { recording: header.recording, track: header.track, packets: header.packets };
                 let _ring_full = self.rings.losses.push(loss);
             }
         }

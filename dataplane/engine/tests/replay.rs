@@ -1,7 +1,7 @@
 //! Generated captures through the whole data plane into a store: what comes out against the generator's truth.
 
-use sidetone_calls::TrackerConfig;
 use sidetone_callgen::{CallShape, Impairment, Options, Outcome, Ports, Side, Traffic, write_pcap};
+use sidetone_calls::TrackerConfig;
 use sidetone_capture::CaptureFile;
 use sidetone_engine::{EngineConfig, EngineEvent, ReplaySummary, Setup, replay};
 use sidetone_media::TrackConfig;
@@ -120,7 +120,11 @@ impl Replayed {
             packets += u64::from(header.packets);
         }
         let spanned = (next.0 - first.map_or(0, |tick| tick.0)) as f64 * 0.02;
-        assert!((spanned - track.duration_seconds).abs() <= 0.041, "{what}: {spanned} s, said {}", track.duration_seconds);
+        assert!(
+            (spanned - track.duration_seconds).abs() <= 0.041,
+            "{what}: {spanned} s, said {}",
+            track.duration_seconds
+        );
         let received: u64 = track.streams.iter().map(|s| s.packets - s.duplicates - s.late).sum();
         assert_eq!(packets, received, "{what}: packets in chunks");
     }
@@ -129,12 +133,14 @@ impl Replayed {
 #[test]
 fn every_kind_of_call_is_recorded_as_the_generator_made_it() {
     let shapes = CallShape::variety();
-    run(&Options { seed: 11, calls: shapes.len() * 2, shapes, talk: Duration::from_secs(12), ..Options::default() }).holds();
+    run(&Options { seed: 11, calls: shapes.len() * 2, shapes, talk: Duration::from_secs(12), ..Options::default() })
+        .holds();
 }
 
 #[test]
 fn many_calls_on_one_port_are_told_apart_by_ssrc() {
-    run(&Options { seed: 12, calls: 20, ports: Ports::One, ramp: Duration::from_secs(2), ..Options::default() }).holds();
+    run(&Options { seed: 12, calls: 20, ports: Ports::One, ramp: Duration::from_secs(2), ..Options::default() })
+        .holds();
 }
 
 #[test]
@@ -158,14 +164,23 @@ fn ipv6_and_vlan_tags_make_no_difference() {
 #[test]
 fn an_hour_with_drifting_phone_clocks_keeps_the_tracks_in_step() {
     // 100 ppm over 20 minutes would put them 240 ms apart.
-    let replayed =
-        run(&Options { seed: 15, calls: 1, talk: Duration::from_secs(1200), clock_drift_ppm: 100.0, ..Options::default() });
+    let replayed = run(&Options {
+        seed: 15,
+        calls: 1,
+        talk: Duration::from_secs(1200),
+        clock_drift_ppm: 100.0,
+        ..Options::default()
+    });
     let recording = replayed.recordings.values().next().unwrap();
     let call = &replayed.truth.calls[0];
     for (track, side) in recording.tracks.iter().zip([Side::Caller, Side::Callee]) {
         let stream = call.streams.iter().find(|stream| stream.side == side).unwrap();
         let wire = stream.last_packet_at.since(stream.first_packet_at).as_secs_f64() + 0.02;
-        assert!((track.duration_seconds - wire).abs() <= 0.04, "{} s on the track, {wire} s on the wire", track.duration_seconds);
+        assert!(
+            (track.duration_seconds - wire).abs() <= 0.04,
+            "{} s on the track, {wire} s on the wire",
+            track.duration_seconds
+        );
     }
 }
 

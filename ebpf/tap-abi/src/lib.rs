@@ -14,14 +14,16 @@ mod headers;
 mod map;
 mod media;
 mod verdict;
+mod version;
 mod view;
 
 pub use headers::{Headers, MAX_EXTENSION_HEADERS, MAX_HEADER_BYTES, PacketKind, Unparsed, parse, parse_ip};
 pub use map::{
-    ABI_VERSION, DISCARD_LIFETIME_NS, FOREVER, FlowKey, FlowVerdict, MAP_COUNTERS, MAP_FLOWS, MAP_PORTS, MAP_SETTINGS,
-    MAP_SOCKETS, MAX_FLOWS, MAX_QUEUES, METADATA_BYTES, MIRROR_DEDICATED, MIRROR_SHARED, NANOS_PER_PORT_SECOND, PORTS,
-    PROGRAM_NAME, PortEntry, Settings,
+    DISCARD_LIFETIME_NS, FOREVER, FlowKey, FlowVerdict, MAP_COUNTERS, MAP_FLOWS, MAP_PORTS, MAP_SETTINGS, MAP_SOCKETS,
+    MAX_FLOWS, MAX_QUEUES, METADATA_BYTES, MIRROR_DEDICATED, MIRROR_SHARED, NANOS_PER_PORT_SECOND, PORTS, PROGRAM_NAME,
+    PortEntry, Settings,
 };
 pub use media::{MediaKind, media_kind, rtp_ssrc};
 pub use verdict::{COUNTERS, Counter, Interest, Reason, Tables, Verdict, judge};
+pub use version::ABI_VERSION;
 pub use view::View;

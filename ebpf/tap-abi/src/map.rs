@@ -1,12 +1,9 @@
 //! Map names, keys and values, and the metadata in front of a frame.
 //!
 //! Constraints: `repr(C)`, explicit widths, no padding, no `bool`, no `enum`; sizes are asserted. Any change in
-//! layout or meaning raises [`ABI_VERSION`], which is part of the path under which program and maps are pinned.
+//! layout or meaning, and in the counters' order, raises [`crate::ABI_VERSION`], which is part of the path under which program and maps are pinned.
 
 use crate::Headers;
-
-/// Version of everything in this file and of the counters' order.
-pub const ABI_VERSION: u32 = 1;
 
 /// Name of the XDP program's function, and thus of the program in the object.
 pub const PROGRAM_NAME: &str = "tap";

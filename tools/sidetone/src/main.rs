@@ -139,7 +139,10 @@ fn run(arguments: RunArguments) -> Result<ExitCode> {
 
 fn replay_captures(arguments: &ReplayArguments) -> Result<ExitCode> {
     let config = Config::load(arguments.config.as_deref())?;
-    output::start_log(&config::Log { level: std::env::var("SIDETONE_LOG").unwrap_or("warn".into()), ..config.log.clone() })?;
+    output::start_log(&config::Log {
+        level: std::env::var("SIDETONE_LOG").unwrap_or("warn".into()),
+        ..config.log.clone()
+    })?;
     replay::replay(&config, &arguments.captures, &arguments.store, arguments.json)
 }
 
@@ -159,7 +162,10 @@ fn configuration(command: &ConfigCommand) -> Result<ExitCode> {
             if *json {
                 output::print_json(&effective)?;
             } else {
-                print!("{}", toml::to_string_pretty(&effective).context("the configuration cannot be written as TOML")?);
+                print!(
+                    "{}",
+                    toml::to_string_pretty(&effective).context("the configuration cannot be written as TOML")?
+                );
             }
         }
     }

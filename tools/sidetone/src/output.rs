@@ -9,7 +9,8 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts the log on standard error.
 pub(crate) fn start_log(log: &Log) -> Result<()> {
-    let filter = EnvFilter::try_new(&log.level).with_context(|| format!("[log] level = \"{}\" is no filter", log.level))?;
+    let filter =
+        EnvFilter::try_new(&log.level).with_context(|| format!("[log] level = \"{}\" is no filter", log.level))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -41,7 +42,9 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let text = serde_json::to_string_pretty(value).context("the result cannot be written as JSON")?;
     match writeln!(out, "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("cannot write to standard output"),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
         _ => Ok(()),
     }
 }

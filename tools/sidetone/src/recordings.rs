@@ -16,7 +16,9 @@ const PAGE: usize = 500;
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// List recordings, newest first.
-    #[command(after_help = "Example:\n  sidetone recordings list --store /var/lib/sidetone --party 2001 --from 2026-01-31T00:00:00Z")]
+    #[command(
+        after_help = "Example:\n  sidetone recordings list --store /var/lib/sidetone --party 2001 --from 2026-01-31T00:00:00Z"
+    )]
     List(ListArguments),
     /// Show one recording with everything known about it.
     Show {
@@ -29,7 +31,9 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Write a recording's audio to a file.
-    #[command(after_help = "Example:\n  sidetone recordings export ID --store DIR --format opus --channels dual -o call.opus")]
+    #[command(
+        after_help = "Example:\n  sidetone recordings export ID --store DIR --format opus --channels dual -o call.opus"
+    )]
     Export(ExportArguments),
 }
 

@@ -57,7 +57,9 @@ async fn serve(config: &Config) -> Result<ExitCode> {
     for info in &infos {
         match &info.fallback_reason {
             None => tracing::info!(interface = info.interface, mode = info.mode.label(), "capturing"),
-            Some(reason) => tracing::warn!(interface = info.interface, mode = info.mode.label(), reason, "capturing without AF_XDP"),
+            Some(reason) => {
+                tracing::warn!(interface = info.interface, mode = info.mode.label(), reason, "capturing without AF_XDP")
+            }
         }
     }
     let queues: usize = infos.iter().map(|info| info.queues.len()).sum();
@@ -140,7 +142,9 @@ fn event_sink(bus: EventBus) -> EventSink {
 }
 
 fn parties(recording: &Recording) -> String {
-    let name = |party: &sidetone_model::Party| if party.number.is_empty() { party.address.clone() } else { party.number.clone() };
+    let name = |party: &sidetone_model::Party| {
+        if party.number.is_empty() { party.address.clone() } else { party.number.clone() }
+    };
     recording.parties.iter().map(name).collect::<Vec<_>>().join(" -> ")
 }
 
@@ -213,7 +217,10 @@ impl Live for Appliance {
                 }
                 for info in infos {
                     if observed.receive[info.queues.clone()].iter().any(|queue| queue.is_failing()) {
-                        reasons.push(format!("nothing is captured on {}: the interface fails (see the log)", info.interface));
+                        reasons.push(format!(
+                            "nothing is captured on {}: the interface fails (see the log)",
+                            info.interface
+                        ));
                     }
                 }
             }

@@ -34,7 +34,10 @@ fn what_cannot_begin_is_refused_with_cause_and_remedy() {
     let store = path(directory.path(), "store");
     let config = path(directory.path(), "sidetone.toml");
 
-    refused(&["config", "check", "--config", "/nonexistent/sidetone.toml"], &["/nonexistent/sidetone.toml", "No such file"]);
+    refused(
+        &["config", "check", "--config", "/nonexistent/sidetone.toml"],
+        &["/nonexistent/sidetone.toml", "No such file"],
+    );
     std::fs::write(&config, "[audio]\ncomplexty = 3\n").unwrap();
     refused(&["config", "check", "--config", &config], &["complexty", "did you mean 'complexity'?"]);
     std::fs::write(&config, "[audio\n").unwrap();
@@ -105,8 +108,19 @@ fn a_capture_becomes_recordings_that_can_be_listed_shown_and_exported() {
     for (format, magic) in [("opus", &b"OggS"[..]), ("wav", &b"RIFF"[..])] {
         for channels in ["dual", "mix", "near", "far", "caller", "callee"] {
             let file = path(directory.path(), &format!("{channels}.{format}"));
-            let arguments =
-                ["recordings", "export", id, "--store", &store, "--format", format, "--channels", channels, "-o", &file];
+            let arguments = [
+                "recordings",
+                "export",
+                id,
+                "--store",
+                &store,
+                "--format",
+                format,
+                "--channels",
+                channels,
+                "-o",
+                &file,
+            ];
             let output = sidetone(&arguments);
             assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
             assert!(std::fs::read(&file).unwrap().starts_with(magic));
@@ -138,4 +152,3 @@ fn store_bytes(store: &Path) -> u64 {
     let statistics: serde_json::Value = serde_json::from_slice(&output.stdout).expect("store stats prints JSON");
     statistics["journal_bytes"].as_u64().unwrap()
 }
-

@@ -68,7 +68,10 @@ impl Bench {
             "{statistics:?}"
         );
         assert_eq!(statistics.datagrams, self.delivered.len() as u64);
-        assert_eq!(statistics.held_bytes, self.reassembler.pending.values().map(|one| one.cost_bytes as u64).sum());
+        assert_eq!(
+            statistics.held_bytes,
+            self.reassembler.pending.values().map(|one| one.cost_bytes as u64).sum::<u64>()
+        );
         assert_eq!(self.reassembler.deadlines.len(), self.reassembler.pending.len());
         assert!(statistics.held_bytes <= self.reassembler.limits.bytes_max as u64);
         assert!(self.reassembler.pending.len() <= self.reassembler.limits.datagrams_max);

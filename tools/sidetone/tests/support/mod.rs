@@ -12,12 +12,8 @@ pub struct Call {
 
 /// Two answered calls of four seconds, written to `path`.
 pub fn two_calls(path: &Path) -> Vec<Call> {
-    let options = Options {
-        calls: 2,
-        ramp: Duration::from_secs(1),
-        talk: Duration::from_secs(4),
-        ..Options::default()
-    };
+    let options =
+        Options { calls: 2, ramp: Duration::from_secs(1), talk: Duration::from_secs(4), ..Options::default() };
     let mut traffic = Traffic::new(&options).unwrap();
     write_pcap(std::fs::File::create(path).unwrap(), traffic.by_ref()).unwrap();
     let calls = traffic.into_truth().calls;
@@ -28,10 +24,7 @@ pub fn two_calls(path: &Path) -> Vec<Call> {
         .iter()
         .map(|call| Call {
             call_id: call.call_id.clone(),
-            packets: [
-                packets(call, sidetone_callgen::Side::Caller),
-                packets(call, sidetone_callgen::Side::Callee),
-            ],
+            packets: [packets(call, sidetone_callgen::Side::Caller), packets(call, sidetone_callgen::Side::Callee)],
         })
         .collect()
 }
