@@ -196,7 +196,11 @@ impl FlowTable {
         }
     }
 
-    pub(crate) fn claimable_at(&self, domain: Domain, address: SocketAddr) -> impl Iterator<Item = FlowNumber> {
+    pub(crate) fn claimable_at(
+        &self,
+        domain: Domain,
+        address: SocketAddr,
+    ) -> impl DoubleEndedIterator<Item = FlowNumber> {
         let range = (domain, address, FlowNumber(0))..=(domain, address, FlowNumber(u64::MAX));
         self.claimable.range(range).map(|&(_, _, number)| number)
     }

@@ -23,6 +23,8 @@ const SCAN_MAX: usize = 4096;
 const SCAN_ENOUGH: usize = 256;
 /// Streams that one call can have at a time; only an attack has more.
 const FLOWS_PER_CALL_MAX: usize = 256;
+/// Unclaimed streams on one address that a call looks at, the newest first; only an attack has more.
+const CANDIDATES_MAX: usize = 1024;
 /// Streams in the opposite direction that are looked at.
 const PARTNERS_MAX: usize = 16;
 /// A call answered this recently expects its streams.
@@ -107,7 +109,7 @@ impl Tracker {
         }
         let first_packet_at = flow.first_packet_at;
         let Some(found) = self.best_match(flow, None) else {
-            self.wait(number, None);
+            self.wait(number, None, out);
             return;
         };
         let recordable = self.is_recordable(found.call);
@@ -124,7 +126,7 @@ impl Tracker {
         }
         match call.phase {
             Phase::Live if recordable => self.claim(number, found, out),
-            Phase::Live => self.wait(number, Some(found.call)),
+            Phase::Live => self.wait(number, Some(found.call), out),
             Phase::Ending { at, .. } if first_packet_at <= at && recordable => self.claim(number, found, out),
             Phase::Ending { .. } | Phase::Finishing { .. } => self.discard(number, true, out),
         }
@@ -158,7 +160,7 @@ impl Tracker {
         let mut candidates: BTreeSet<FlowNumber> = call.flows.clone();
         for leg in call.legs.iter().map(|leg| &self.legs[leg]) {
             for bound in &leg.bound {
-                candidates.extend(self.flows.claimable_at(leg.domain(), bound.address));
+                candidates.extend(self.flows.claimable_at(leg.domain(), bound.address).rev().take(CANDIDATES_MAX));
             }
         }
         let mut ordered: Vec<(Reverse<Option<Quality>>, FlowNumber)> = candidates
@@ -187,7 +189,7 @@ impl Tracker {
             }
             FlowState::Recorded(Claim { unmatched_since: Some(since), .. }) if since.plus(grace) <= now => {
                 self.release(number, out);
-                self.wait(number, None);
+                self.wait(number, None, out);
             }
             _ => {}
         }
@@ -449,11 +451,15 @@ impl Tracker {
     }
 
     /// To wait for a call's answer, or for any call.
-    pub(crate) fn wait(&mut self, number: FlowNumber, call: Option<CallNumber>) {
+    pub(crate) fn wait(&mut self, number: FlowNumber, call: Option<CallNumber>, out: &mut Vec<Command>) {
         self.leave_call(number);
         let Some(flow) = self.flows.get_mut(number) else { return };
-        if matches!(flow.state, FlowState::Discarded) && call.is_none() {
-            return;
+        if matches!(flow.state, FlowState::Discarded) {
+            if call.is_none() {
+                return;
+            }
+            // A call may want it after all: its packets are to be held again.
+            out.push(Command::Release { flow: flow.flow });
         }
         flow.state = FlowState::Waiting { call };
         let due = flow.seen.plus(self.config.pre_roll_wait).max(self.clock.now());

@@ -139,8 +139,10 @@ impl Take {
         self.refresh();
         let document = Arc::make_mut(&mut self.document);
         let lost = document.tracks.iter().any(|track| track.losses.by_recorder() > 0);
-        document.state =
-            if lost || !document.gaps.is_empty() { RecordingState::Incomplete } else { RecordingState::Complete };
+        // Encrypted, or in a codec that cannot be read: it was on the wire, and is not here.
+        let unheard = document.tracks.iter().any(|track| !track.decodable);
+        let whole = !lost && !unheard && document.gaps.is_empty();
+        document.state = if whole { RecordingState::Complete } else { RecordingState::Incomplete };
     }
 }
 

@@ -188,8 +188,12 @@ impl FrameSource for PacketSource {
             Err(error) => tracing::error!(interface = self.interface.name(), %error, "cannot read PACKET_STATISTICS"),
         }
         match self.interface.link() {
-            Ok(link) => self.statistics.missed_by_nic = link.missed.saturating_sub(self.missed_by_nic_at_open),
-            Err(error) => tracing::error!(%error, "cannot read the interface's counters"),
+            Ok(link) => {
+                self.statistics.missed_by_nic = link.missed.saturating_sub(self.missed_by_nic_at_open);
+                self.statistics.is_down = !link.is_up;
+            }
+            // Gone, most likely: whoever asks tells of it once.
+            Err(_) => self.statistics.is_down = true,
         }
         self.statistics
     }

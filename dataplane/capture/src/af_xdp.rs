@@ -283,8 +283,12 @@ impl FrameSource for XdpSource {
         }
         if self.queue == QueueId(0) {
             match self.interface.link() {
-                Ok(link) => statistics.missed_by_nic = link.missed.saturating_sub(self.missed_by_nic_at_open),
-                Err(error) => tracing::error!(%error, "cannot read the interface's counters"),
+                Ok(link) => {
+                    statistics.missed_by_nic = link.missed.saturating_sub(self.missed_by_nic_at_open);
+                    statistics.is_down = !link.is_up;
+                }
+                // Gone, most likely: whoever asks tells of it once.
+                Err(_) => statistics.is_down = true,
             }
         }
         statistics

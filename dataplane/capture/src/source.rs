@@ -65,6 +65,8 @@ pub struct SourceStatistics {
     pub fill_ring_empty_events: u64,
     /// Frames with a link layer that is not understood (capture files with several interfaces).
     pub unsupported: u64,
+    /// The interface is down or gone: nothing arrives.
+    pub is_down: bool,
     /// Frames without a usable arrival time from the kernel, which got the time of their batch.
     pub unstamped: u64,
 }

@@ -133,6 +133,7 @@ pub(crate) fn assemble(
             sip: setup.sip.clone(),
             tracker: setup.tracker.clone(),
             taps,
+            signalling_ports: setup.signalling_ports.iter().copied().collect(),
             events: setup.events.clone(),
             live: observed.live.clone(),
             statistics: observed.statistics.clone(),

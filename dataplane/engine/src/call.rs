@@ -11,14 +11,14 @@ use crate::ring::MessageConsumer;
 use sidetone_calls::{Command, FinishAll, FlowRef, TrackReport, Tracker, TrackerConfig};
 use sidetone_capture::{TapControl, TapCounters};
 use sidetone_log::Fact;
-use sidetone_model::{CaptureTime, Domain, Recording, RecordingId, RecordingState, TrackId};
+use sidetone_model::{CaptureTime, Domain, Gap, Recording, RecordingId, RecordingState, TrackId};
 use sidetone_signalling::event::CallEvent;
-use sidetone_signalling::{Datagram, SipConfig, SipDecoder, SipFramer, Transport};
+use sidetone_signalling::{Datagram, MessageOutcome, SipConfig, SipDecoder, SipFramer, Transport};
 use sidetone_wire::{
     FragmentStatistics, Kind, Link, MediaKind, Packet, Reassembler, ReassemblerLimits, StreamId, TcpEvent, TcpLimits,
     TcpReassembler, TcpStatistics, classify,
 };
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -86,6 +86,9 @@ pub(crate) struct CallThread {
     sip: SipInput,
     tracker: Tracker,
     taps: Vec<TapControl>,
+    /// Ports that carry SIP: those configured, and those seen to (at most [`LEARNED_PORTS_MAX`] more).
+    signalling_ports: BTreeSet<u16>,
+    learned_ports: usize,
     recordings: HashMap<RecordingId, Assignment, foldhash::fast::RandomState>,
     /// How many recordings each encoder has.
     encoder_load: Vec<u32>,
@@ -100,6 +103,7 @@ pub(crate) struct CallThread {
     statistics: Arc<Mutex<CallStatistics>>,
     fragmented_media: u64,
     counters: Arc<CallCounters>,
+    now: CaptureTime,
     last_tick: CaptureTime,
     last_statistics: CaptureTime,
     scratch: Vec<u8>,
@@ -115,11 +119,15 @@ struct Assignment {
     writer_losses: BTreeMap<TrackId, u64>,
 }
 
+/// Ports beyond those configured that the XDP program is told to deliver.
+const LEARNED_PORTS_MAX: usize = 64;
+
 /// What the call thread is given besides its rings.
 pub(crate) struct CallParts {
     pub(crate) sip: SipConfig,
     pub(crate) tracker: TrackerConfig,
     pub(crate) taps: Vec<TapControl>,
+    pub(crate) signalling_ports: BTreeSet<u16>,
     pub(crate) events: EventSink,
     pub(crate) live: Arc<LiveCalls>,
     pub(crate) statistics: Arc<Mutex<CallStatistics>>,
@@ -141,6 +149,8 @@ impl CallThread {
             },
             tracker: Tracker::new(parts.tracker),
             taps: parts.taps,
+            signalling_ports: parts.signalling_ports,
+            learned_ports: 0,
             recordings: HashMap::default(),
             encoder_load: vec![0; encoders],
             streams: HashMap::default(),
@@ -153,6 +163,7 @@ impl CallThread {
             statistics: parts.statistics,
             fragmented_media: 0,
             counters: parts.counters,
+            now: CaptureTime::ZERO,
             last_tick: CaptureTime::ZERO,
             last_statistics: CaptureTime::ZERO,
             scratch: Vec::with_capacity(64 * 1024),
@@ -162,6 +173,7 @@ impl CallThread {
 
     /// Takes what has come and carries out what follows from it. True when there was anything to do.
     pub(crate) fn step(&mut self, now: CaptureTime) -> bool {
+        self.now = now;
         let mut busy = false;
         for receiver in 0..self.rings.receivers.len() {
             for _ in 0..BATCH {
@@ -215,7 +227,7 @@ impl CallThread {
         match packet.kind {
             Kind::Udp(MediaKind::Rtp | MediaKind::Rtcp) => self.fragmented_media += 1,
             Kind::Udp(_) => {
-                self.sip.on_message(&Datagram {
+                let outcome = self.sip.on_message(&Datagram {
                     time,
                     domain: packet.domain,
                     transport: Transport::Udp,
@@ -223,6 +235,10 @@ impl CallThread {
                     destination: packet.destination,
                     bytes: packet.payload,
                 });
+                if matches!(outcome, MessageOutcome::Request | MessageOutcome::Response) {
+                    self.learn_port(packet.source.port());
+                    self.learn_port(packet.destination.port());
+                }
             }
             Kind::Tcp => {
                 self.tcp.push(time, packet, &mut |event| self.sip.on_stream_event(&event));
@@ -230,6 +246,21 @@ impl CallThread {
             Kind::Fragment | Kind::Tunnel | Kind::Other => {}
         }
         self.track_events();
+    }
+
+    /// A phone or proxy that speaks SIP on a port nobody configured: what it says to others of its kind is wanted, too.
+    fn learn_port(&mut self, port: u16) {
+        if self.taps.is_empty() || self.learned_ports == LEARNED_PORTS_MAX || !self.signalling_ports.insert(port) {
+            return;
+        }
+        self.learned_ports += 1;
+        tracing::info!(port, "SIP on a port that is not configured: the XDP program delivers it from now on");
+        for tap in &mut self.taps {
+            if let Err(error) = tap.expect_signalling(port) {
+                self.counters.tap_errors.add(1);
+                tracing::debug!(%error, "the XDP program was not told of a signalling port");
+            }
+        }
     }
 
     fn track_events(&mut self) {
@@ -289,7 +320,7 @@ impl CallThread {
             tcp: self.tcp.statistics(),
             messages: self.sip.messages.clone(),
             fragmented_media: self.fragmented_media,
-            taps: self.taps.iter().filter_map(|tap| tap.counters().ok()).collect(),
+            taps: self.taps.iter().map(|tap| tap.counters().unwrap_or_default()).collect(),
         };
         *self.statistics.lock().unwrap_or_else(PoisonError::into_inner) = statistics;
     }
@@ -335,7 +366,12 @@ impl CallThread {
                 }
                 Command::Finish { recording, tracks, at } => {
                     let encoder = self.assignment(recording).encoder;
-                    self.finish_backlog[usize::from(encoder)].push_back(FinishTracks { recording, tracks, at });
+                    self.finish_backlog[usize::from(encoder)].push_back(FinishTracks {
+                        recording,
+                        tracks,
+                        at,
+                        issued_at: self.now,
+                    });
                 }
                 Command::Save { recording, resume } => self.save(recording, resume),
                 Command::NotRecorded { call_id, at, reason } => {
@@ -404,6 +440,7 @@ impl CallThread {
                 }
                 Err(error) => {
                     tracing::error!(recording = %recording.id, %error, "an active recording cannot be gone on with");
+                    self.give_up(recording, now);
                 }
             }
         }
@@ -413,10 +450,21 @@ impl CallThread {
         self.execute();
     }
 
+    /// A recording of the last run that cannot be gone on with ends where it was, and says that it is not whole.
+    fn give_up(&mut self, mut recording: Recording, now: CaptureTime) {
+        recording.state = RecordingState::Incomplete;
+        recording.ended_at.get_or_insert(now);
+        let from = recording.answered_at.unwrap_or(recording.started_at);
+        let from = from.saturating_add(Duration::from_secs_f64(recording.duration_seconds.clamp(0.0, 1e9)));
+        recording.gaps.push(Gap { from, to: recording.ended_at, reason: "restart".into() });
+        self.save(Arc::new(recording), None);
+    }
+
     /// The capture is at its end: every call ends.
     pub(crate) fn finish_all(&mut self, now: CaptureTime) {
         self.tcp.finish(now, &mut |event| self.sip.on_stream_event(&event));
         self.track_events();
+        self.now = now;
         self.tracker.finish_all(now, FinishAll::CaptureEnd, &mut self.commands);
         self.execute();
     }
@@ -458,9 +506,10 @@ struct SipInput {
 }
 
 impl SipInput {
-    fn on_message(&mut self, message: &Datagram<'_>) {
+    fn on_message(&mut self, message: &Datagram<'_>) -> MessageOutcome {
         let outcome = self.decoder.on_message(message, &mut self.events);
         *self.messages.entry(outcome.label()).or_default() += 1;
+        outcome
     }
 
     fn on_stream_event(&mut self, event: &TcpEvent<'_>) {

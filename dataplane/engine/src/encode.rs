@@ -6,7 +6,7 @@
 use crate::counters::{EncoderCounters, PacketEnd};
 use crate::message::{FinishTracks, OpenStream, kind};
 use crate::ring::{MessageConsumer, MessageHeader, MessageProducer};
-use sidetone_calls::TrackReport;
+use sidetone_calls::{MeasuredTrack, TrackReport};
 use sidetone_log::ChunkHeader;
 use sidetone_media::{ChunkSink, StreamSlot, Track, TrackAccounting, TrackConfig};
 use sidetone_model::{CaptureTime, RecordingId, StreamKey, TrackId};
@@ -21,6 +21,11 @@ const FINISH_DELAY: Duration = Duration::from_millis(200);
 const TRACK_INTERVAL: Duration = Duration::from_millis(100);
 /// A track in use tells the tracker what it measured this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A track that is silent tells so as often.
+const REPORTS_AFTER_LAST_PACKET: u8 = 4;
+/// Tracks that are over are remembered, so that a command that was under way does not begin them anew.
+const FINISHED_REMEMBERED: usize = 1024;
 
 /// The way to the writer thread: headers beside a ring of payloads.
 pub(crate) struct ChunkLink {
@@ -66,7 +71,8 @@ struct TrackSlot {
     stream_ids: Vec<u32>,
     last_packet_at: CaptureTime,
     last_report: CaptureTime,
-    touched: bool,
+    /// Reports still to come after the last packet: also that nothing comes any more is told.
+    reports_left: u8,
 }
 
 pub(crate) struct Encoder {
@@ -79,6 +85,9 @@ pub(crate) struct Encoder {
     /// How far each receive thread's time has come.
     clocks: Vec<CaptureTime>,
     finishing: VecDeque<FinishTracks>,
+    finished: VecDeque<(RecordingId, TrackId)>,
+    /// The last word of tracks that broke an invariant, until their recording is over.
+    broken: BTreeMap<(RecordingId, TrackId), TrackReport>,
     final_reports: VecDeque<TrackReport>,
     /// Sums over tracks that are gone; the counters show these plus the living.
     past: [u64; PacketEnd::ALL.len()],
@@ -97,6 +106,8 @@ impl Encoder {
             streams: HashMap::default(),
             clocks: vec![CaptureTime::ZERO; receivers],
             finishing: VecDeque::new(),
+            finished: VecDeque::new(),
+            broken: BTreeMap::new(),
             final_reports: VecDeque::new(),
             past: [0; PacketEnd::ALL.len()],
             last_round: CaptureTime::ZERO,
@@ -156,7 +167,7 @@ impl Encoder {
         };
         let track = self.tracks.get_mut(&id).expect("a stream is removed with its track");
         track.last_packet_at = track.last_packet_at.max(header.time);
-        track.touched = true;
+        track.reports_left = REPORTS_AFTER_LAST_PACKET;
         let (rtp, sink) = (&self.scratch, &mut self.rings.chunks);
         let counted = !rtp.is_empty();
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -182,6 +193,10 @@ impl Encoder {
             }
             return;
         }
+        if self.finished.contains(&id) || self.broken.contains_key(&id) {
+            // Its packets count as `after_end`.
+            return;
+        }
         if !self.tracks.contains_key(&id) {
             match Track::new(open.recording, open.track, &self.config) {
                 Ok(track) => {
@@ -193,13 +208,23 @@ impl Encoder {
                             stream_ids: Vec::new(),
                             last_packet_at: CaptureTime::ZERO,
                             last_report: CaptureTime::ZERO,
-                            touched: false,
+                            reports_left: 0,
                         }),
                     );
                     self.counters.tracks.set(self.tracks.len() as u64);
                 }
                 Err(error) => {
                     tracing::error!(recording = %open.recording, %error, "no encoder for a track: its audio is lost");
+                    let mut measured = MeasuredTrack::default();
+                    measured.losses.encoder = 1;
+                    let report = TrackReport {
+                        recording: open.recording,
+                        track: open.track,
+                        last_packet_at: CaptureTime::ZERO,
+                        measured,
+                        is_final: true,
+                    };
+                    self.broken.insert(id, report);
                     return;
                 }
             }
@@ -231,9 +256,9 @@ impl Encoder {
                 continue;
             }
             let due = now.since(slot.last_report) >= REPORT_INTERVAL || now < slot.last_report;
-            if slot.touched && due && !self.rings.reports.is_full() {
+            if slot.reports_left > 0 && due && !self.rings.reports.is_full() {
                 slot.last_report = now;
-                slot.touched = false;
+                slot.reports_left -= 1;
                 let _sent = self.rings.reports.push(report(*id, slot, false));
             }
         }
@@ -248,7 +273,7 @@ impl Encoder {
         let before = self.finishing.len();
         for _ in 0..before {
             let Some(finish) = self.finishing.pop_front() else { break };
-            if now >= finish.at && now.since(finish.at) < FINISH_DELAY || now < finish.at {
+            if now < finish.at.max(finish.issued_at).saturating_add(FINISH_DELAY) {
                 self.finishing.push_back(finish);
                 continue;
             }
@@ -262,6 +287,14 @@ impl Encoder {
     fn finish(&mut self, finish: &FinishTracks) {
         for track_id in &finish.tracks {
             let id = (finish.recording, *track_id);
+            if self.finished.len() == FINISHED_REMEMBERED {
+                self.finished.pop_front();
+            }
+            self.finished.push_back(id);
+            if let Some(report) = self.broken.remove(&id) {
+                self.final_reports.push_back(report);
+                continue;
+            }
             let Some(slot) = self.tracks.get_mut(&id) else {
                 // Nothing was ever delivered to this track; the tracker must hear that it is over all the same.
                 self.final_reports.push_back(TrackReport {
@@ -276,6 +309,7 @@ impl Encoder {
             let sink = &mut self.rings.chunks;
             if catch_unwind(AssertUnwindSafe(|| slot.track.finish(finish.at, sink))).is_err() {
                 self.drop_broken(id);
+                self.final_reports.extend(self.broken.remove(&id));
                 continue;
             }
             self.final_reports.push_back(report(id, slot, true));
@@ -328,7 +362,10 @@ impl Encoder {
         self.counters.panics.add(1);
         tracing::error!(recording = %id.0, track = id.1.0, "a track broke an invariant and was dropped; others go on");
         if let Some(slot) = self.tracks.get(&id) {
-            self.final_reports.push_back(report(id, slot, true));
+            let mut report = report(id, slot, true);
+            // The packet that it broke on is lost at least; the recording must not pass for whole.
+            report.measured.losses.encoder += 1;
+            self.broken.insert(id, report);
         }
         self.remove(id);
     }

@@ -29,10 +29,19 @@ pub(crate) struct Flow {
     pub(crate) payload_type: u8,
     /// The tracker knows of this flow.
     pub(crate) sighted: bool,
+    /// When it was last told of it.
+    pub(crate) sighted_at: CaptureTime,
     /// Packets that found the encoder's ring full since the last one that did not.
     pub(crate) lost_before: u32,
     held: Queue,
     occupied: bool,
+}
+
+impl Flow {
+    /// Packets of it in the pre-roll.
+    pub(crate) fn held_packets(&self) -> usize {
+        self.held.packets as usize
+    }
 }
 
 pub(crate) struct FlowTable {
@@ -61,6 +70,7 @@ impl FlowTable {
             packets: 0,
             payload_type: 0,
             sighted: false,
+            sighted_at: CaptureTime::ZERO,
             lost_before: 0,
             held: Queue::EMPTY,
             occupied: false,
@@ -94,6 +104,7 @@ impl FlowTable {
             packets: 0,
             payload_type,
             sighted: false,
+            sighted_at: CaptureTime::ZERO,
             lost_before: 0,
             held: Queue::EMPTY,
             occupied: true,

@@ -9,6 +9,7 @@ use crate::{affinity, call::CallThread, write::Writer};
 use sidetone_capture::{FrameSource, Port};
 use sidetone_model::Recording;
 use sidetone_store::StoreWriter;
+use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
@@ -22,6 +23,8 @@ const RECEIVE_BUDGET: usize = 256;
 const CALL_IDLE: Duration = Duration::from_millis(2);
 const ENCODER_IDLE: Duration = Duration::from_millis(10);
 const WRITER_IDLE: Duration = Duration::from_millis(20);
+/// Pause of the last attempts to write to a store that fails.
+const WRITER_RETRY: Duration = Duration::from_millis(500);
 /// Pause after a source failed (interface down, …) before it is tried again.
 const SOURCE_RETRY: Duration = Duration::from_millis(200);
 /// Stopping gives up on rings that do not empty.
@@ -37,10 +40,18 @@ pub enum EngineError {
         #[source]
         source: std::io::Error,
     },
-    #[error("thread '{name}' ended by a fault of its own")]
-    Panicked { name: &'static str },
-    #[error("the last data could not be written: {unwritten} thread(s) still held some after {seconds} s")]
-    NotDrained { unwritten: usize, seconds: u64 },
+    #[error("the store could not be written until the end: {facts} facts and {packets} packets of this run are lost")]
+    NotWritten { facts: usize, packets: u64 },
+    #[error("thread '{name}' ended by a fault of its own: {message}")]
+    Panicked { name: &'static str, message: String },
+}
+
+impl EngineError {
+    fn panicked(name: &'static str, panic: &(dyn Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        Self::Panicked { name, message: text.unwrap_or("no message").to_owned() }
+    }
 }
 
 /// The running data plane.
@@ -49,7 +60,7 @@ pub struct Engine {
     receivers: Vec<JoinHandle<()>>,
     encoders: Vec<JoinHandle<()>>,
     call: JoinHandle<()>,
-    writer: JoinHandle<StoreWriter>,
+    writer: JoinHandle<(StoreWriter, usize)>,
     observed: Observed,
 }
 
@@ -130,7 +141,7 @@ impl Engine {
 
     /// Stops receiving, lets everything heard reach the disk, and leaves running calls active for the next process.
     pub fn stop(self) -> Result<StoreWriter, EngineError> {
-        let joined = |handle: JoinHandle<()>, name| handle.join().map_err(|_| EngineError::Panicked { name });
+        let joined = |handle: JoinHandle<()>, name| handle.join().map_err(|panic| EngineError::panicked(name, &panic));
         self.stop.receive.store(true, Ordering::Release);
         let receivers: Vec<_> = self.receivers.into_iter().map(|handle| joined(handle, "receive")).collect();
         self.stop.encode.store(true, Ordering::Release);
@@ -138,9 +149,12 @@ impl Engine {
         self.stop.call.store(true, Ordering::Release);
         let call = joined(self.call, "calls");
         self.stop.write.store(true, Ordering::Release);
-        let store = self.writer.join().map_err(|_| EngineError::Panicked { name: "writer" })?;
+        let (store, facts) = self.writer.join().map_err(|panic| EngineError::panicked("writer", &panic))?;
         // The others' faults are told only after the store is safe.
         receivers.into_iter().chain(encoders).chain([call]).collect::<Result<Vec<()>, _>>()?;
+        if facts > 0 {
+            return Err(EngineError::NotWritten { facts, packets: self.observed.writer.lost_packets.get() });
+        }
         Ok(store)
     }
 }
@@ -173,6 +187,7 @@ fn run_receiver(
     let mut last_statistics = Instant::now();
     while !stop.load(Ordering::Acquire) {
         match source.receive(RECEIVE_TIMEOUT, RECEIVE_BUDGET, &mut |frame| receiver.on_frame(frame)) {
+            Ok(0) => {}
             Ok(_) => counters.failing.set(0),
             Err(error) => {
                 counters.errors.add(1);
@@ -187,7 +202,14 @@ fn run_receiver(
         receiver.on_tick(clock.now());
         if last_statistics.elapsed() >= Duration::from_millis(500) {
             last_statistics = Instant::now();
-            counters.missed.set(source.statistics().missed());
+            let statistics = source.statistics();
+            counters.missed.set(statistics.missed());
+            match (statistics.is_down, counters.is_failing()) {
+                (true, false) => tracing::error!("the interface is down or gone: nothing is captured on this queue"),
+                (false, true) => tracing::info!("the interface is back"),
+                _ => {}
+            }
+            counters.failing.set(u64::from(statistics.is_down));
         }
     }
     counters.missed.set(source.statistics().missed());
@@ -227,7 +249,8 @@ fn run_calls(mut call: CallThread, stop: &AtomicBool) {
     call.publish_statistics();
 }
 
-fn run_writer(mut writer: Writer, interval: Duration, stop: &AtomicBool) -> StoreWriter {
+/// Returns the store, and how many facts it did not take.
+fn run_writer(mut writer: Writer, interval: Duration, stop: &AtomicBool) -> (StoreWriter, usize) {
     let mut last_flush = Instant::now();
     while !stop.load(Ordering::Acquire) {
         let busy = writer.step();
@@ -245,6 +268,9 @@ fn run_writer(mut writer: Writer, interval: Duration, stop: &AtomicBool) -> Stor
         writer.flush();
         if !busy && !writer.is_failing() || limit.elapsed() > DRAIN_LIMIT {
             return writer.into_store();
+        }
+        if writer.is_failing() {
+            sleep(WRITER_RETRY);
         }
     }
 }

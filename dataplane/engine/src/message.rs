@@ -36,6 +36,8 @@ pub(crate) struct FinishTracks {
     pub(crate) recording: RecordingId,
     pub(crate) tracks: Vec<TrackId>,
     pub(crate) at: CaptureTime,
+    /// When the call thread decided so: what it had decided before is on its way through the receive threads.
+    pub(crate) issued_at: CaptureTime,
 }
 
 /// Writer thread → call thread: audio that was encoded and could not be written.

@@ -27,6 +27,13 @@ const IDLE_UNCLAIMED: Duration = Duration::from_secs(30);
 const IDLE_RECORDED: Duration = Duration::from_secs(600);
 /// Connections that turned out to carry SIP on ports nobody configured.
 const SIP_CONNECTIONS_MAX: usize = 16_384;
+/// A stream of one packet so far is no stream: noise must not fill the table for long.
+const IDLE_UNSIGHTED: Duration = Duration::from_secs(2);
+/// The XDP program forgets a verdict after 30 s. A stream that comes through again is shown to the tracker again, which
+/// discards it anew or has found a call for it.
+const RESIGHT_INTERVAL: Duration = Duration::from_secs(32);
+/// Room reckoned for a held packet: 20 ms of G.711 with its RTP header and the message's.
+const HELD_BYTES_TYPICAL: usize = 200;
 /// Encoders hear the time at most this often.
 const TICK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -100,9 +107,9 @@ impl Receiver {
         match packet.kind {
             Kind::Udp(MediaKind::Rtp) => self.on_media(frame.arrived_at, &packet),
             Kind::Udp(MediaKind::Rtcp) => self.counters.keep(Kept::Rtcp),
-            Kind::Udp(_) if self.is_signalling_datagram(&packet) => self.to_call_thread(frame, link),
-            Kind::Tcp if self.is_signalling_segment(&packet) => self.to_call_thread(frame, link),
-            Kind::Fragment => self.to_call_thread(frame, link),
+            Kind::Udp(_) if self.is_signalling_datagram(&packet) => self.hand_over(frame, link),
+            Kind::Tcp if self.is_signalling_segment(&packet) => self.hand_over(frame, link),
+            Kind::Fragment => self.hand_over(frame, link),
             Kind::Tunnel => self.counters.discard(DropReason::Tunnel, 1),
             Kind::Udp(_) | Kind::Tcp | Kind::Other => self.counters.discard(DropReason::NotVoice, 1),
         }
@@ -129,7 +136,12 @@ impl Receiver {
                 deliver(&mut self.encoders[usize::from(encoder)], &self.counters, stream, lost_before, arrived_at, rtp);
             }
             FlowState::Waiting => self.wait(slot, arrived_at, rtp),
-            FlowState::Discarded => self.counters.discard(DropReason::Discarded, 1),
+            FlowState::Discarded => {
+                self.counters.discard(DropReason::Discarded, 1);
+                if arrived_at.since(flow.sighted_at) >= RESIGHT_INTERVAL {
+                    self.sight(slot, arrived_at);
+                }
+            }
         }
     }
 
@@ -140,19 +152,27 @@ impl Receiver {
         if !self.flows.hold(slot, arrived_at, rtp) {
             self.counters.discard(DropReason::PreRollFull, 1);
         }
-        let flow_ref = self.flows.flow_ref(slot);
         let flow = self.flows.get_mut(slot);
         if !flow.sighted && flow.packets >= PACKETS_BEFORE_SIGHTING {
-            let sighting = StreamSighting {
-                flow: flow_ref,
-                key: flow.key,
-                first_packet_at: flow.first_packet_at,
-                payload_type: flow.payload_type,
-            };
-            // When the ring is full, the next packet tries again.
-            flow.sighted = self.notices.push(FlowNotice::Sighting(sighting)).is_ok();
+            self.sight(slot, arrived_at);
         }
         self.counters.held.set(self.flows.held_packets());
+    }
+
+    /// Tells the call thread of a stream. When the ring is full, the next packet tries again.
+    fn sight(&mut self, slot: u32, now: CaptureTime) {
+        let flow_ref = self.flows.flow_ref(slot);
+        let flow = self.flows.get_mut(slot);
+        let sighting = StreamSighting {
+            flow: flow_ref,
+            key: flow.key,
+            first_packet_at: flow.first_packet_at,
+            payload_type: flow.payload_type,
+        };
+        if self.notices.push(FlowNotice::Sighting(sighting)).is_ok() {
+            flow.sighted = true;
+            flow.sighted_at = now;
+        }
     }
 
     fn is_signalling_port(&self, packet: &Packet<'_>) -> bool {
@@ -188,7 +208,7 @@ impl Receiver {
     }
 
     /// Hands the whole frame over: fragments and segments are put together in one place, the call thread.
-    fn to_call_thread(&mut self, frame: &Frame<'_>, link: Link) {
+    fn hand_over(&mut self, frame: &Frame<'_>, link: Link) {
         let header =
             MessageHeader { kind: kind::FRAME, variant: link_code(link), index: 0, count: 0, time: frame.arrived_at };
         if self.to_call.push(header, frame.bytes) {
@@ -216,15 +236,18 @@ impl Receiver {
 
     /// Opens the stream at its encoder and sends what the pre-roll holds of it. False when the encoder has no room.
     fn record(&mut self, reference: sidetone_calls::FlowRef, encoder: u16, open: &OpenStream) -> bool {
-        if self.flows.resolve(reference).is_none() {
-            return true;
-        }
+        let Some(flow) = self.flows.resolve(reference) else { return true };
+        let held = flow.held_packets();
         let link = &mut self.encoders[usize::from(encoder)];
-        if link.opened.is_full() || !link.messages.push(MessageHeader { kind: kind::OPEN, ..Default::default() }, &[]) {
+        // A whole pre-roll goes over at once: it waits until the ring has room for it, or is half empty.
+        let wanted = (held * HELD_BYTES_TYPICAL).min(link.messages.capacity_bytes() / 2);
+        if link.opened.is_full() || !link.messages.has_room(0) || link.messages.room_for(1 + held) < wanted {
             return false;
         }
-        let opened = link.opened.push(open.clone());
-        assert!(opened.is_ok(), "only this thread fills the ring, and the room was just seen");
+        // The stream first, then the marker that makes the encoder look for it.
+        let opened = link.opened.push(open.clone()).is_ok();
+        let marked = link.messages.push(MessageHeader { kind: kind::OPEN, ..Default::default() }, &[]);
+        assert!(opened && marked, "only this thread fills the rings, and the room was just seen");
         let mut lost_before = 0;
         let mut scratch = std::mem::take(&mut self.scratch);
         while let Some(arrived_at) = self.flows.take_held(reference.slot, &mut scratch) {
@@ -287,13 +310,21 @@ impl Receiver {
     fn expire(&mut self, now: CaptureTime) {
         // The whole table is looked at about once a second.
         let mut budget = (self.flows.len() / 16).max(256);
-        while let Some(slot) = self.flows.next_idle(now, IDLE_UNCLAIMED, &mut budget) {
+        while let Some(slot) = self.flows.next_idle(now, IDLE_UNSIGHTED, &mut budget) {
             let flow = self.flows.get_mut(slot);
-            let recorded = matches!(flow.state, FlowState::Recording { .. });
-            if recorded && now.since(flow.last_packet_at) <= IDLE_RECORDED {
-                continue;
+            let idle = now.since(flow.last_packet_at);
+            let limit = match flow.state {
+                FlowState::Recording { .. } => IDLE_RECORDED,
+                // Longer than the XDP program keeps it from us.
+                FlowState::Discarded => IDLE_UNCLAIMED + RESIGHT_INTERVAL,
+                FlowState::Waiting if flow.sighted => IDLE_UNCLAIMED,
+                FlowState::Waiting => IDLE_UNSIGHTED,
+            };
+            if matches!(flow.state, FlowState::Waiting) && idle > self.pre_roll {
+                let outdated = self.flows.drop_all_held(slot);
+                self.counters.discard(DropReason::Unclaimed, outdated);
             }
-            if !self.forget(slot) {
+            if idle > limit && !self.forget(slot) {
                 break;
             }
         }

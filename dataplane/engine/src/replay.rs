@@ -3,7 +3,6 @@
 
 use crate::assemble::{Parts, Setup, assemble};
 use crate::counters::{DropReason, Kept, PacketEnd};
-use crate::live::EngineError;
 use serde::Serialize;
 use sidetone_calls::UnclaimedStream;
 use sidetone_capture::{CaptureError, CaptureFile, FrameSource};
@@ -45,8 +44,10 @@ pub struct PacketSummary {
 pub enum ReplayError {
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+    #[error(
+        "the store could not be written ({errors} failed operations; the log has the first): there is no room, or its disk fails"
+    )]
+    NotWritten { errors: u64 },
 }
 
 /// Runs a capture file through the data plane into the store. `progress` hears the bytes read so far.
@@ -63,14 +64,14 @@ pub fn replay(
     let mut now = CaptureTime::ZERO;
     let mut encoded_at = CaptureTime::ZERO;
     let mut flushed_chunks = 0;
+    let mut fault = None;
     let truncated = loop {
         let received = source.receive(Duration::ZERO, BATCH, &mut |frame| {
             now = frame.arrived_at;
             receiver.on_frame(frame);
             receiver.on_tick(now);
-            if call.step(now) {
-                receiver.apply_commands();
-            }
+            call.step(now);
+            receiver.apply_commands();
             if now.since(encoded_at) >= ENCODE_INTERVAL || now < encoded_at || receiver.encoder_ring_fill() > 0.5 {
                 encoded_at = now;
                 while encoder.step() {}
@@ -85,7 +86,11 @@ pub fn replay(
         match received {
             Ok(_) => {}
             Err(CaptureError::EndOfCapture { truncated }) => break truncated,
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // What was read until here is finished like a capture that ends here; then the error is told.
+                fault = Some(error);
+                break true;
+            }
         }
     };
 
@@ -99,9 +104,8 @@ pub fn replay(
         receiver.apply_commands();
         receiver.on_tick(now);
         while encoder.step() {}
-        while call.step(now) {
-            receiver.apply_commands();
-        }
+        while call.step(now) {}
+        receiver.apply_commands();
         if flows_left && now.since(end) > Duration::from_secs(1) {
             flows_left = !receiver.forget_all();
         }
@@ -136,5 +140,13 @@ pub fn replay(
         truncated,
     };
     assert!(receive.unaccounted() == 0, "every frame of a replay has exactly one end");
-    Ok((summary, writer.into_store()))
+    let errors = observed.writer.errors.get();
+    let (store, facts) = writer.into_store();
+    if facts > 0 || observed.writer.lost_packets.get() > 0 || observed.writer.is_failing() {
+        return Err(ReplayError::NotWritten { errors });
+    }
+    match fault {
+        Some(error) => Err(error.into()),
+        None => Ok((summary, store)),
+    }
 }

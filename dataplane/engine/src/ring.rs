@@ -65,6 +65,19 @@ impl MessageProducer {
         true
     }
 
+    /// Bytes that bodies with so many headers may take now. Only grows until the next push.
+    pub(crate) fn room_for(&self, messages: usize) -> usize {
+        self.0.slots().saturating_sub(messages * HEADER_SIZE)
+    }
+
+    pub(crate) fn has_room(&self, body_bytes: usize) -> bool {
+        self.0.slots() >= HEADER_SIZE + body_bytes
+    }
+
+    pub(crate) fn capacity_bytes(&self) -> usize {
+        self.0.buffer().capacity()
+    }
+
     /// Share of the ring in use, 0.0 to 1.0.
     pub(crate) fn fill_ratio(&self) -> f64 {
         1.0 - self.0.slots() as f64 / self.0.buffer().capacity() as f64

@@ -159,7 +159,10 @@ fn media_waits_for_its_call_and_loses_nothing() {
         bench.frame(at(u64::from(sequence) * 20), &udp(4000, 5000, &rtp(1, sequence)));
     }
     assert_eq!((bench.receive.kept(Kept::Track), bench.receive.held.get()), (200, 0));
-    bench.finish.push(FinishTracks { recording: recording(), tracks: vec![TrackId(7)], at: at(4000) }).unwrap();
+    bench
+        .finish
+        .push(FinishTracks { recording: recording(), tracks: vec![TrackId(7)], at: at(4000), issued_at: at(4000) })
+        .unwrap();
     bench.receiver.on_tick(at(4100));
     while bench.encoder.step() {}
     assert_eq!(bench.encode.tracks.get(), 1, "another queue may still hold packets of before the end");
@@ -193,7 +196,7 @@ fn unclaimed_media_leaves_the_pre_roll_and_is_counted() {
     bench.frame(at(10_000), &udp(4000, 5000, &rtp(1, 500)));
     assert_eq!((bench.receive.dropped(DropReason::Unclaimed), bench.receive.dropped(DropReason::Discarded)), (500, 1));
     // Silent for long: forgotten, and the call thread hears of it.
-    for second in 11..60 {
+    for second in 11..90 {
         bench.receiver.on_tick(at(second * 1000));
         for _ in 0..200 {
             bench.receiver.on_tick(at(second * 1000 + 20));
@@ -222,7 +225,10 @@ fn what_the_encoder_has_no_room_for_is_its_tracks_loss() {
     for sequence in 300..310u16 {
         bench.frame(at(u64::from(sequence) * 20), &udp(4000, 5000, &rtp(1, sequence)));
     }
-    bench.finish.push(FinishTracks { recording: recording(), tracks: vec![TrackId(7)], at: at(7000) }).unwrap();
+    bench
+        .finish
+        .push(FinishTracks { recording: recording(), tracks: vec![TrackId(7)], at: at(7000), issued_at: at(7000) })
+        .unwrap();
     bench.receiver.on_tick(at(8000));
     while bench.encoder.step() {}
     let report =

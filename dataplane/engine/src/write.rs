@@ -7,8 +7,9 @@ use crate::counters::WriterCounters;
 use crate::message::{EngineEvent, EventSink, WriterLoss};
 use crate::ring::MessageConsumer;
 use sidetone_log::{ChunkHeader, Fact};
-use sidetone_model::{Recording, RecordingState};
+use sidetone_model::{Recording, RecordingId, RecordingState, Track, TrackId};
 use sidetone_store::{StoreError, StoreWriter};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,12 +26,13 @@ pub(crate) struct Writer {
     rings: WriterRings,
     counters: Arc<WriterCounters>,
     events: EventSink,
-    facts: Vec<Fact>,
     /// Recordings whose last fact was appended and is not durable yet.
     completed: Vec<Arc<Recording>>,
     unflushed: bool,
-    /// Facts that the store refused, to be appended again.
-    refused: Vec<Fact>,
+    /// The newest fact of each recording that the store refused, to be appended again: bounded by recordings, not by time.
+    refused: BTreeMap<RecordingId, Fact>,
+    /// Packets whose audio was lost here, per track of recordings that are not over.
+    lost: BTreeMap<(RecordingId, TrackId), u64>,
     scratch: Vec<u8>,
 }
 
@@ -46,19 +48,19 @@ impl Writer {
             rings,
             counters,
             events,
-            facts: Vec::new(),
             completed: Vec::new(),
             unflushed: false,
-            refused: Vec::new(),
+            refused: BTreeMap::new(),
+            lost: BTreeMap::new(),
             scratch: Vec::with_capacity(64 * 1024),
         }
     }
 
     /// Appends what has come. True when there was anything.
     pub(crate) fn step(&mut self) -> bool {
-        self.facts.append(&mut self.refused);
+        let mut facts: Vec<Fact> = std::mem::take(&mut self.refused).into_values().collect();
         while let Ok(fact) = self.rings.facts.pop() {
-            self.facts.push(fact);
+            facts.push(fact);
         }
         let mut busy = false;
         for encoder in 0..self.rings.chunks.len() {
@@ -69,7 +71,6 @@ impl Writer {
                 busy = true;
             }
         }
-        let facts = std::mem::take(&mut self.facts);
         for fact in facts {
             busy = true;
             self.append_fact(fact);
@@ -87,25 +88,51 @@ impl Writer {
             Err(error) => {
                 self.counters.lost_packets.add(u64::from(header.packets));
                 self.on_error(&error);
-                // A full ring only delays the attribution to the next loss; the counter above is exact.
+                *self.lost.entry((header.recording, header.track)).or_default() += u64::from(header.packets);
+                // For the live view. When the ring is full, the recording's last fact tells all the same.
                 let loss = WriterLoss { recording: header.recording, track: header.track, packets: header.packets };
                 let _ring_full = self.rings.losses.push(loss);
             }
         }
     }
 
-    fn append_fact(&mut self, fact: Fact) {
+    fn append_fact(&mut self, mut fact: Fact) {
+        self.tell_losses(&mut fact);
+        let Fact::Recording { recording, .. } = &fact else { return };
+        let recording = recording.clone();
+        // The newest fact of a recording is the one that counts: it must not be overtaken by one that was refused before.
+        if let Some(refused) = self.refused.get_mut(&recording.id) {
+            *refused = fact;
+            return;
+        }
         if let Err(error) = self.store.append_fact(&fact) {
             self.on_error(&error);
-            self.refused.push(fact);
+            self.refused.insert(recording.id, fact);
             return;
         }
         self.counters.facts.add(1);
-        if let Fact::Recording { recording, .. } = fact
-            && recording.state != RecordingState::Active
-        {
+        if recording.state != RecordingState::Active {
+            self.lost.retain(|(id, _), _| *id != recording.id);
             self.completed.push(recording);
         }
+    }
+
+    /// A recording is not complete if its audio was lost here, also when the call thread could not know in time.
+    fn tell_losses(&self, fact: &mut Fact) {
+        let Fact::Recording { recording, .. } = fact else { return };
+        if recording.state == RecordingState::Active || self.lost.is_empty() {
+            return;
+        }
+        let known = |track: &Track| self.lost.get(&(recording.id, track.id)).copied().unwrap_or(0);
+        if recording.tracks.iter().all(|track| track.losses.writer >= known(track)) {
+            return;
+        }
+        let mut corrected = Recording::clone(recording);
+        for track in &mut corrected.tracks {
+            track.losses.writer = track.losses.writer.max(known(track));
+        }
+        corrected.state = RecordingState::Incomplete;
+        *recording = Arc::new(corrected);
     }
 
     /// Makes everything appended durable, then tells of the recordings that are complete by it.
@@ -141,7 +168,8 @@ impl Writer {
         self.counters.is_failing()
     }
 
-    pub(crate) fn into_store(self) -> StoreWriter {
-        self.store
+    /// The store, and how many facts it did not take.
+    pub(crate) fn into_store(self) -> (StoreWriter, usize) {
+        (self.store, self.refused.len())
     }
 }

@@ -40,7 +40,7 @@ pub enum RecordingState {
     Active,
     /// Over, and whole: audio, metadata and index.
     Complete,
-    /// Over, and something that was on the wire is missing: `gaps` and the tracks' `losses` say what.
+    /// Over, and something that was on the wire is missing: `gaps`, the tracks' `losses` and `decodable` say what.
     Incomplete,
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use sidetone_api::ApiError;
 use sidetone_calls::{Orphans, TrackerConfig};
 use sidetone_capture::{Mirror, Mode, PortConfig};
 use sidetone_engine::{EngineConfig, EventSink, Setup};
@@ -177,7 +178,8 @@ impl Config {
         Ok(config)
     }
 
-    fn validate(&self) -> Result<()> {
+    /// Whether a part could not work with this. Whether interfaces and directories exist is seen when it starts.
+    pub(crate) fn validate(&self) -> Result<()> {
         self.engine.validate().map_err(|problem| anyhow::anyhow!("[engine] {problem}"))?;
         self.track().check().context("[audio] cannot be used")?;
         if self.signalling.ports.is_empty() || self.signalling.ports.contains(&0) {
@@ -185,6 +187,16 @@ impl Config {
         }
         if self.calls.media_silence_seconds == 0 || self.calls.max_calls == 0 {
             bail!("[calls] media_silence_seconds and max_calls must be at least 1");
+        }
+        if !self.api.listen.ip().is_loopback() {
+            return Err(ApiError::NotLoopback { address: self.api.listen }).context("[api] listen");
+        }
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        for directive in self.log.level.split(',').map(str::trim) {
+            let level = directive.rsplit('=').next().unwrap_or(directive);
+            if !LEVELS.contains(&level) {
+                bail!("[log] level = \"{}\": '{level}' is no level; choose {}", self.log.level, LEVELS.join(", "));
+            }
         }
         for (index, interface) in self.capture.interfaces.iter().enumerate() {
             if self.capture.interfaces[..index].contains(interface) {
@@ -209,7 +221,8 @@ impl Config {
         tracker.media_silence = Duration::from_secs(self.calls.media_silence_seconds.into());
         tracker.hold_limit = Duration::from_secs(self.calls.hold_limit_seconds.into());
         tracker.max_calls = self.calls.max_calls as usize;
-        tracker.pre_roll_wait = self.engine.pre_roll();
+        // Decided while the pre-roll still holds the stream's first packet.
+        tracker.pre_roll_wait = self.engine.pre_roll().saturating_sub(Duration::from_millis(500));
         tracker.max_streams = tracker.max_streams.max(self.engine.max_streams as usize);
         Setup {
             engine: self.engine.clone(),
@@ -295,9 +308,11 @@ mod tests {
             ("[audio]\ncomplexity = 11", "complexity"),
             ("[engine]\nflush_interval_ms = 1", "flush_interval_ms"),
             ("[signalling]\nports = []", "ports"),
+            ("[log]\nlevel = \"loud\"", "loud"),
+            ("[api]\nlisten = \"0.0.0.0:80\"", "127.0.0.1"),
             ("[capture]\ninterfaces = [\"a\", \"a\"]", "twice"),
         ] {
-            let error = Config::parse(text).unwrap_err().to_string();
+            let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(name), "{error}");
         }
     }

@@ -53,7 +53,7 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
 pub(crate) fn recordings_table(recordings: &[Recording]) -> String {
     let mut table = format!(
         "{:<36}  {:<19}  {:>9}  {:<10}  {:<20} {:<20} {}\n",
-        "ID", "STARTED (UTC)", "SECONDS", "STATE", "CALLER", "CALLEE", "LOST"
+        "ID", "STARTED (UTC)", "SECONDS", "STATE", "CALLER", "CALLEE", "PACKETS LOST, REMARKS"
     );
     for recording in recordings {
         let party = |role| {
@@ -68,8 +68,16 @@ pub(crate) fn recordings_table(recordings: &[Recording]) -> String {
             RecordingState::Incomplete => "incomplete",
         };
         let started = recording.started_at.to_string();
+        let mut remarks = format!("{network} network, {own} here");
+        for track in recording.tracks.iter().filter(|track| !track.decodable) {
+            let codec = track.streams.first().map_or("?", |stream| &stream.codec);
+            remarks += &format!("; no sound: {}{codec}", if track.encrypted { "encrypted " } else { "" });
+        }
+        if recording.tracks.len() < 2 && state != "active" {
+            remarks += "; one side only";
+        }
         table += &format!(
-            "{}  {:<19}  {:>9.2}  {state:<10}  {:<20} {:<20} {network} network, {own} here\n",
+            "{}  {:<19}  {:>9.2}  {state:<10}  {:<20} {:<20} {remarks}\n",
             recording.id,
             started.get(..19).unwrap_or(&started),
             recording.duration_seconds,

@@ -63,6 +63,10 @@ pub(crate) fn replay(config: &Config, captures: &[PathBuf], directory: &Path, js
     for capture in captures {
         let digest = file_digest(capture)?;
         let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        if document.captures.iter().any(|known| known.sha256 == sha256) {
+            eprintln!("sidetone: {} is the same capture as one before it; it is taken once", capture.display());
+            continue;
+        }
         let already_in_store = reader.has_replayed(&sha256)?;
         let outcome = if already_in_store {
             // The result is the same every time: it is made again beside the store, which stays as it is.

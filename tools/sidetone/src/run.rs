@@ -2,11 +2,12 @@
 
 use crate::config::Config;
 use anyhow::{Context, Result, bail};
-use sidetone_api::{Api, ApiConfig, CapturePort, Event, EventBus, Live, Status};
-use sidetone_capture::{CaptureMode, Port};
+use sidetone_api::{Api, ApiConfig, ApiError, CapturePort, Event, EventBus, Live, Status};
+use sidetone_capture::{CaptureError, CaptureMode, Port};
 use sidetone_engine::{Engine, EngineEvent, EngineMetrics, EventSink, Observed, PortInfo};
 use sidetone_model::{CaptureTime, NodeName, Recording, Seed};
 use sidetone_store::{Store, StoreOptions};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,21 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 pub(crate) fn run(config: &Config) -> Result<ExitCode> {
     if config.capture.interfaces.is_empty() {
         bail!("no mirror port is named: give --interface INTERFACE, or [capture] interfaces in the configuration file");
+    }
+    // What can be seen to fail is looked at before the store is touched.
+    config.validate()?;
+    for interface in &config.capture.interfaces {
+        if !Path::new("/sys/class/net").join(interface).exists() {
+            return Err(CaptureError::NoInterface { interface: interface.clone() }.into());
+        }
+    }
+    if let Err(error) = std::net::TcpListener::bind(config.api.listen) {
+        let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
+        let address = config.api.listen;
+        return Err(match in_use {
+            true => ApiError::AddressInUse { address, source: error }.into(),
+            false => anyhow::Error::new(error).context(format!("the API cannot listen on {address}")),
+        });
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -58,7 +74,12 @@ async fn serve(config: &Config) -> Result<ExitCode> {
         match &info.fallback_reason {
             None => tracing::info!(interface = info.interface, mode = info.mode.label(), "capturing"),
             Some(reason) => {
-                tracing::warn!(interface = info.interface, mode = info.mode.label(), reason, "capturing without AF_XDP")
+                tracing::warn!(
+                    interface = info.interface,
+                    mode = info.mode.label(),
+                    reason,
+                    "capturing without AF_XDP"
+                );
             }
         }
     }

@@ -141,7 +141,7 @@ fn find_linker() -> Result<std::ffi::OsString> {
 
 /// `ABI_VERSION` as the shared crate defines it.
 fn abi_version(root: &Path) -> Result<u32> {
-    let path = root.join("ebpf/tap-abi/src/map.rs");
+    let path = root.join("ebpf/tap-abi/src/version.rs");
     let source = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     source
         .lines()

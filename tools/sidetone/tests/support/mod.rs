@@ -4,14 +4,14 @@ use sidetone_callgen::{Options, Traffic, write_pcap};
 use std::path::Path;
 use std::time::Duration;
 
-pub struct Call {
-    pub call_id: String,
+pub(crate) struct Call {
+    pub(crate) call_id: String,
     /// RTP packets of the caller's and of the callee's voice.
-    pub packets: [u64; 2],
+    pub(crate) packets: [u64; 2],
 }
 
 /// Two answered calls of four seconds, written to `path`.
-pub fn two_calls(path: &Path) -> Vec<Call> {
+pub(crate) fn two_calls(path: &Path) -> Vec<Call> {
     let options =
         Options { calls: 2, ramp: Duration::from_secs(1), talk: Duration::from_secs(4), ..Options::default() };
     let mut traffic = Traffic::new(&options).unwrap();
