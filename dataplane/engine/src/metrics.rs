@@ -9,6 +9,7 @@ use crate::counters::{DropReason, Kept, PacketEnd};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use sidetone_capture::CaptureMode;
+use sidetone_signalling::MessageOutcome;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -161,8 +162,8 @@ impl EngineMetrics {
         let statistics = self.observed.call_statistics();
         let mut messages =
             family("sidetone_sip_messages_total", "SIP messages by what they were.", MetricType::COUNTER);
-        for (outcome, count) in &statistics.messages {
-            push(&mut messages, &[("outcome", outcome)], *count);
+        for outcome in MessageOutcome::LABELS {
+            push(&mut messages, &[("outcome", outcome)], statistics.messages.get(outcome).copied().unwrap_or(0));
         }
         let (fragments, tcp) = (&statistics.fragments, &statistics.tcp);
         vec![
@@ -313,4 +314,45 @@ fn single_gauge(name: &str, help: &str, value: u64) -> MetricFamily {
     let mut family = family(name, help, MetricType::GAUGE);
     push(&mut family, &[], value);
     family
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// docs/metrics.md names every metric with its help, and no other of ours.
+    #[test]
+    fn the_manual_lists_exactly_these_metrics() {
+        let observed = Observed {
+            receive: vec![Default::default()],
+            call: Default::default(),
+            encoders: vec![Default::default()],
+            writer: Default::default(),
+            live: Default::default(),
+            statistics: Default::default(),
+        };
+        let port = PortInfo {
+            interface: "eth1".into(),
+            mode: CaptureMode::AfPacket,
+            fallback_reason: None,
+            queues: 0..1,
+            tap: None,
+        };
+        let metrics = EngineMetrics::new(observed, vec![port]).unwrap();
+        let families = metrics.collect();
+        let manual = include_str!("../../../docs/metrics.md");
+        for family in &families {
+            let row = format!("| `{}` |", family.name());
+            let line = manual.lines().find(|line| line.starts_with(&row));
+            let line = line.unwrap_or_else(|| panic!("{} is not in docs/metrics.md", family.name()));
+            assert!(line.contains(family.help()), "{line} does not say: {}", family.help());
+        }
+        for line in manual.lines().filter(|line| line.starts_with("| `sidetone_") && !line.contains("`sidetone_api_")) {
+            let name = line.trim_start_matches("| `").split('`').next().unwrap();
+            assert!(families.iter().any(|family| family.name() == name), "there is no metric {name}");
+        }
+        for reason in DropReason::ALL {
+            assert!(manual.contains(reason.label()), "the reason {} is not explained", reason.label());
+        }
+    }
 }
