@@ -252,6 +252,35 @@ fn signalling_is_recognised_by_port_and_by_content() {
     assert_eq!((header.time, bench.scratch.len()), (at(0), 42 + 4));
 }
 
+#[test]
+fn a_track_that_falls_silent_says_so_and_finishes_after_what_was_decided_before() {
+    let mut bench = Bench::new(&EngineConfig::default(), 64);
+    for sequence in 0..50u16 {
+        bench.frame(at(u64::from(sequence) * 20), &udp(4000, 5000, &rtp(1, sequence)));
+    }
+    let sighting = bench.sighting();
+    bench.record(&sighting, 7);
+    for tick in 1..=200 {
+        bench.receiver.on_tick(at(1000 + tick * 50));
+        bench.encoder.step();
+    }
+    let silent = std::iter::from_fn(|| bench.reports.pop().ok()).filter(|report| report.last_packet_at == at(980));
+    assert!(silent.count() >= 2, "the tracker hears that nothing comes any more");
+    // Decided at 13 s that the call was over at 1 s: what was decided between is on its way.
+    let finish = FinishTracks { recording: recording(), tracks: vec![TrackId(7)], at: at(1000), issued_at: at(13_000) };
+    bench.finish.push(finish).unwrap();
+    bench.receiver.on_tick(at(12_900));
+    bench.encoder.step();
+    assert_eq!(bench.encode.tracks.get(), 1);
+    bench.receiver.on_tick(at(13_300));
+    bench.encoder.step();
+    assert_eq!(bench.encode.tracks.get(), 0);
+    // A command that was still under way does not begin the track anew.
+    bench.record(&sighting, 7);
+    bench.encoder.step();
+    assert_eq!(bench.encode.tracks.get(), 0);
+}
+
 /// The promise of the packet path: once a stream exists, no packet of it allocates, from the frame to the chunk's ring.
 #[test]
 fn a_hundred_thousand_packets_allocate_nothing() {

@@ -16,7 +16,7 @@ pub enum StoreError {
     NewerVersion { path: PathBuf, version: u32, readable: u32 },
     #[error("{} cannot be read as a store's description: {what}", path.display())]
     BadDescription { path: PathBuf, what: String },
-    #[error("the store in {} is in use by process {process}: stop it first, or open the store for reading only", path.display())]
+    #[error("the store in {} is in use by process {process}: stop that one first, or use another directory (`sidetone recordings` and `store` may read this one meanwhile)", path.display())]
     Locked { path: PathBuf, process: String },
     #[error("no permission to {operation} {}: run as the user that owns the store, or correct its mode", path.display())]
     Permission {
@@ -25,7 +25,13 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    #[error("no space left for {}: free some space on this file system", path.display())]
+    #[error("{} is on a file system that is mounted read-only: mount it for writing, or use another directory", path.display())]
+    ReadOnly {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("no space left for {}: free some on this file system; a journal file alone takes 128 MiB", path.display())]
     NoSpace {
         path: PathBuf,
         #[source]
@@ -51,9 +57,8 @@ impl StoreError {
         let path = path.into();
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path, source },
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Self::Permission { operation, path, source }
-            }
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { path, source },
+            io::ErrorKind::PermissionDenied => Self::Permission { operation, path, source },
             _ => Self::Io { operation, path, source },
         }
     }

@@ -182,8 +182,13 @@ fn export(arguments: &ExportArguments) -> Result<ExitCode> {
     find(&reader, arguments.id)?;
     let mut rendition = Rendition::open(reader, arguments.id, arguments.format, arguments.channels)?;
     let path = arguments.output.clone().unwrap_or_else(|| rendition.file_name().into());
+    let suffix = path.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
+    if suffix.parse::<Format>().is_ok_and(|named| named != arguments.format) {
+        bail!("{} is named like {suffix}, but --format is {}: make them agree", path.display(), arguments.format);
+    }
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path).with_context(|| {
-        format!("cannot create {} (an existing file is never replaced: choose another name with -o)", path.display())
+        let why = if path.exists() { " (an existing file is never replaced: choose another name with -o)" } else { "" };
+        format!("cannot create {}{why}", path.display())
     })?;
     let mut out = std::io::BufWriter::with_capacity(1 << 20, file);
     let written = sidetone_playback::write_to(&mut rendition, &mut out)

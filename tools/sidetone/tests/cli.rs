@@ -146,6 +146,24 @@ fn a_truncated_capture_is_replayed_up_to_its_end_and_says_so() {
     assert!(!document["recordings"].as_array().unwrap().is_empty());
 }
 
+#[test]
+fn a_capture_that_is_damaged_in_the_middle_leaves_no_call_running() {
+    let directory = tempfile::tempdir().unwrap();
+    let capture = path(directory.path(), "calls.pcap");
+    support::two_calls(Path::new(&capture));
+    let mut bytes = std::fs::read(&capture).unwrap();
+    let middle = bytes.len() / 2;
+    bytes.splice(middle..middle, std::iter::repeat_n(0xa5, 3000));
+    std::fs::write(&capture, bytes).unwrap();
+    let store = path(directory.path(), "store");
+    refused(&["replay", &capture, "--store", &store], &["calls.pcap", "corrupt at byte"]);
+    let output = sidetone(&["recordings", "list", "--store", &store, "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let recordings = listed["recordings"].as_array().unwrap();
+    assert!(!recordings.is_empty(), "what was read is kept");
+    assert!(recordings.iter().all(|recording| recording["state"] != "active"), "{listed:#}");
+}
+
 /// Recordings, chunks and bytes of audio in the store.
 fn stored(store: &Path) -> [u64; 3] {
     let output = sidetone(&["store", "stats", "--store", &store.to_string_lossy(), "--json"]);

@@ -12,13 +12,21 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Captures whose calls must be recorded as the truth has them: their codecs and signalling are within what is built.
-const WHOLE: [&str; 5] = [
-    "SIP_CALL_RTP_G711",
-    "FAX-Call-t38-CA-TDM-SIP-FB-1",
-    "sipnab-b2bua-asterisk",
-    "sipnab-rtp-protocol",
-    "voipshark-sip-rtp",
-];
+const WHOLE: [&str; 4] = ["SIP_CALL_RTP_G711", "sipnab-b2bua-asterisk", "sipnab-rtp-protocol", "voipshark-sip-rtp"];
+
+/// The truth about this capture is wrong in one stream: after a T.38 offer that was declined (488), tshark takes 2010 of its 3848 RTP
+/// packets for T.38, which the truth's own note says. It is held against the datagrams on the wire instead.
+const DECLINED_FAX: Stream = Stream {
+    capture: "FAX-Call-t38-CA-TDM-SIP-FB-1.pcap",
+    source: ("10.35.60.100", 15580),
+    destination: ("10.23.1.52", 16756),
+};
+
+struct Stream {
+    capture: &'static str,
+    source: (&'static str, u16),
+    destination: (&'static str, u16),
+}
 
 /// Longest time for one capture.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -57,6 +65,7 @@ pub(crate) fn run(workspace: &Workspace, corpus: &Path) -> Result<Checks> {
         }
     }
     score(&program, corpus, run.path(), &mut checks)?;
+    declined_fax(&program, corpus, run.path(), &mut checks)?;
     checks.print();
     if checks.failed() > 0 {
         println!("  kept: {}", run.keep().display());
@@ -145,5 +154,43 @@ fn score(program: &Path, corpus: &Path, run: &Path, checks: &mut Checks) -> Resu
         let status = running.wait(TIMEOUT * 2)?;
         checks.expect(status.success(), || format!("{name}: {}", running.log_tail()));
     }
+    Ok(())
+}
+
+/// Every datagram of the stream is in the one recording's far track, and none is missing by sequence number.
+fn declined_fax(program: &Path, corpus: &Path, run: &Path, checks: &mut Checks) -> Result<()> {
+    let Stream { capture, source, destination } = DECLINED_FAX;
+    let path = corpus.join("pcaps").join(capture);
+    if !path.exists() {
+        return Ok(());
+    }
+    let filter = format!(
+        "ip.src=={} && udp.srcport=={} && ip.dst=={} && udp.dstport=={}",
+        source.0, source.1, destination.0, destination.1
+    );
+    let listing = run.join("declined-fax.txt");
+    let mut command = process::command(&Network::Own, "sh");
+    command.args(["-c", "exec tshark -r \"$0\" -Y \"$1\" > \"$2\""]).arg(&path).arg(filter).arg(&listing);
+    let mut running = Running::start("tshark", &mut command, &run.join("declined-fax.log"))?;
+    anyhow::ensure!(running.wait(TIMEOUT)?.success(), "tshark: {}", running.log_tail());
+    let datagrams = fs::read_to_string(&listing).context("tshark's listing")?.lines().count();
+    let got = replay(program, &path, &run.join("store-declined-fax"), run)?;
+    let address = format!("{}:{}", source.0, source.1);
+    let streams: Vec<&Value> = got["recordings"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|recording| recording["tracks"].as_array().into_iter().flatten())
+        .flat_map(|track| track["streams"].as_array().into_iter().flatten())
+        .filter(|stream| stream["source"] == address.as_str())
+        .collect();
+    let counted: u64 = streams.iter().filter_map(|stream| stream["packets"].as_u64()).sum();
+    let lost: u64 = streams.iter().filter_map(|stream| stream["lost"].as_u64()).sum();
+    let recordings = got["recordings"].as_array().map_or(0, Vec::len);
+    checks.expect(recordings == 1, || format!("{capture}: {recordings} recordings of one call"));
+    checks.expect(datagrams > 3000 && counted == datagrams as u64, || {
+        format!("{capture}: {counted} packets of {address} recorded, {datagrams} on the wire")
+    });
+    checks.expect(lost == 0, || format!("{capture}: {lost} packets lost that are on the wire"));
     Ok(())
 }
