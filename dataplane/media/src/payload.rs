@@ -4,6 +4,7 @@
 use crate::g711::Law;
 use sidetone_calls::StreamFormat;
 use sidetone_signalling::event::PayloadFormat;
+use sidetone_signalling::sdp::static_format;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -43,36 +44,15 @@ pub(crate) struct PayloadTable {
     encrypted: bool,
 }
 
-/// Static payload types (RFC 3551 §6), for packets whose type the session description does not list.
-const STATIC_TYPES: &[(u8, &str, u32, u8)] = &[
-    (0, "PCMU", 8000, 1),
-    (3, "GSM", 8000, 1),
-    (4, "G723", 8000, 1),
-    (5, "DVI4", 8000, 1),
-    (6, "DVI4", 16000, 1),
-    (7, "LPC", 8000, 1),
-    (8, "PCMA", 8000, 1),
-    (9, "G722", 8000, 1),
-    (10, "L16", 44100, 2),
-    (11, "L16", 44100, 1),
-    (12, "QCELP", 8000, 1),
-    (13, "CN", 8000, 1),
-    (14, "MPA", 90000, 1),
-    (15, "G728", 8000, 1),
-    (16, "DVI4", 11025, 1),
-    (17, "DVI4", 22050, 1),
-    (18, "G729", 8000, 1),
-    (19, "CN", 8000, 1),
-    (31, "H261", 90000, 1),
-    (34, "H263", 90000, 1),
-];
-
 impl PayloadTable {
     pub(crate) fn new(format: &StreamFormat) -> Self {
         let mut table = Self { index: [0; PAYLOAD_TYPES], entries: Vec::new(), encrypted: format.encrypted };
-        for &(payload_type, encoding, clock_rate, channels) in STATIC_TYPES {
-            table.set(payload_type, encoding, clock_rate, channels);
+        // For packets whose type the session description does not list.
+        for known in (0..96).filter_map(static_format) {
+            table.set(known.payload_type, &known.encoding, known.clock_rate, known.channels);
         }
+        // Reserved today; comfort noise in old equipment (RFC 3551 §6).
+        table.set(19, "CN", 8000, 1);
         // First mention wins, as in an SDP `m=` line.
         for PayloadFormat { payload_type, encoding, clock_rate, channels, .. } in format.formats.iter().rev() {
             table.set(*payload_type, encoding, *clock_rate, *channels);
