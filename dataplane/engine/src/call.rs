@@ -179,7 +179,6 @@ impl CallThread {
             for _ in 0..BATCH {
                 let Some(header) = self.rings.receivers[receiver].frames.pop(&mut self.scratch) else { break };
                 assert!(header.kind == kind::FRAME, "receive threads send nothing but frames here");
-                self.counters.frames.add(1);
                 let frame = std::mem::take(&mut self.scratch);
                 self.on_frame(header.time, link_of(header.variant), &frame);
                 self.scratch = frame;

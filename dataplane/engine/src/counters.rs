@@ -124,7 +124,6 @@ impl ReceiveCounters {
 /// What the call thread counts.
 #[derive(Default, Debug)]
 pub struct CallCounters {
-    pub frames: Counter,
     /// Decisions that another thread has had no room for yet.
     pub commands_waiting: Counter,
     pub tap_errors: Counter,
