@@ -97,7 +97,11 @@ impl Writer {
     }
 
     fn append_fact(&mut self, mut fact: Fact) {
-        self.tell_losses(&mut fact);
+        if let Fact::Recording { recording, .. } = &mut fact
+            && let Some(corrected) = with_losses(recording, &self.lost)
+        {
+            *recording = Arc::new(corrected);
+        }
         let Fact::Recording { recording, .. } = &fact else { return };
         let recording = recording.clone();
         // The newest fact of a recording is the one that counts: it must not be overtaken by one that was refused before.
@@ -115,24 +119,6 @@ impl Writer {
             self.lost.retain(|(id, _), _| *id != recording.id);
             self.completed.push(recording);
         }
-    }
-
-    /// A recording is not complete if its audio was lost here, also when the call thread could not know in time.
-    fn tell_losses(&self, fact: &mut Fact) {
-        let Fact::Recording { recording, .. } = fact else { return };
-        if recording.state == RecordingState::Active || self.lost.is_empty() {
-            return;
-        }
-        let known = |track: &Track| self.lost.get(&(recording.id, track.id)).copied().unwrap_or(0);
-        if recording.tracks.iter().all(|track| track.losses.writer >= known(track)) {
-            return;
-        }
-        let mut corrected = Recording::clone(recording);
-        for track in &mut corrected.tracks {
-            track.losses.writer = track.losses.writer.max(known(track));
-        }
-        corrected.state = RecordingState::Incomplete;
-        *recording = Arc::new(corrected);
     }
 
     /// Makes everything appended durable, then tells of the recordings that are complete by it.
@@ -171,5 +157,68 @@ impl Writer {
     /// The store, and how many facts it did not take.
     pub(crate) fn into_store(self) -> (StoreWriter, usize) {
         (self.store, self.refused.len())
+    }
+}
+
+/// A recording that is over is not complete if its audio was lost here, also when the call thread could not know in time.
+/// `None` when its document tells of every loss already.
+fn with_losses(recording: &Recording, lost: &BTreeMap<(RecordingId, TrackId), u64>) -> Option<Recording> {
+    let here = |track: &Track| lost.get(&(recording.id, track.id)).copied().unwrap_or(0);
+    let is_told = recording.tracks.iter().all(|track| track.losses.writer >= here(track));
+    if recording.state == RecordingState::Active || is_told {
+        return None;
+    }
+    let mut corrected = recording.clone();
+    for track in &mut corrected.tracks {
+        track.losses.writer = track.losses.writer.max(here(track));
+    }
+    corrected.state = RecordingState::Incomplete;
+    Some(corrected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sidetone_model::{CaptureTime, ConversationId, Losses, NodeName, Side, TrackKind};
+
+    #[test]
+    fn a_recording_whose_audio_was_lost_after_its_last_report_is_incomplete() {
+        let track = Track {
+            id: TrackId(1),
+            party: None,
+            side: Side::Far,
+            kind: TrackKind::Audio,
+            encrypted: false,
+            decodable: true,
+            start_offset_seconds: 0.0,
+            duration_seconds: 1.0,
+            concealed_seconds: 0.0,
+            losses: Losses { writer: 20, ..Losses::default() },
+            streams: Vec::new(),
+        };
+        let recording = Recording {
+            schema: 1,
+            id: RecordingId(Default::default()),
+            node: NodeName("test".into()),
+            conversation_id: ConversationId(Default::default()),
+            state: RecordingState::Complete,
+            started_at: CaptureTime(1),
+            answered_at: None,
+            ended_at: Some(CaptureTime(2)),
+            duration_seconds: 1.0,
+            end_reason: None,
+            users: Vec::new(),
+            gaps: Vec::new(),
+            pauses: Vec::new(),
+            legs: Vec::new(),
+            parties: Vec::new(),
+            tracks: vec![track],
+        };
+        let lost = |packets| BTreeMap::from([((recording.id, TrackId(1)), packets)]);
+        let corrected = with_losses(&recording, &lost(50)).expect("30 packets more were lost than it tells");
+        assert_eq!((corrected.state, corrected.tracks[0].losses.writer), (RecordingState::Incomplete, 50));
+        assert_eq!(with_losses(&recording, &lost(20)), None);
+        let active = Recording { state: RecordingState::Active, ..recording.clone() };
+        assert_eq!(with_losses(&active, &lost(50)), None, "the call thread still tells it");
     }
 }
