@@ -139,6 +139,8 @@ pub(crate) fn party(id: u8, role: PartyRole, number: &str, name: &str) -> Party 
 pub(crate) fn document() -> Recording {
     Recording {
         schema: SCHEMA_VERSION,
+        annotations: Default::default(),
+        proof: None,
         id: recording_id(),
         node: NodeName("test".to_owned()),
         conversation_id: ConversationId::derive(Seed([7; 16]), FIRST_TICK.start(), "playback@test"),

@@ -30,6 +30,8 @@ fn recording(name: &str, state: RecordingState) -> Recording {
     };
     Recording {
         schema: SCHEMA_VERSION,
+        annotations: Default::default(),
+        proof: None,
         id: RecordingId::derive(seed, FIRST_TICK.start(), name),
         node: NodeName("test".to_owned()),
         conversation_id: ConversationId::derive(seed, FIRST_TICK.start(), name),

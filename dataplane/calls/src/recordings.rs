@@ -52,6 +52,8 @@ impl Tracker {
         };
         Some(Recording {
             schema: SCHEMA_VERSION,
+            annotations: Default::default(),
+            proof: None,
             id: RecordingId::derive(self.config.seed, call.started_at, &reference),
             node: self.config.node.clone(),
             conversation_id: call.conversation,

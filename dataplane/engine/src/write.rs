@@ -198,6 +198,8 @@ mod tests {
         };
         let recording = Recording {
             schema: 1,
+            annotations: Default::default(),
+            proof: None,
             id: RecordingId(Default::default()),
             node: NodeName("test".into()),
             conversation_id: ConversationId(Default::default()),

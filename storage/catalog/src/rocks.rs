@@ -60,6 +60,7 @@ impl Changes {
                 self.recordings.insert(recording.id, (Arc::clone(recording), resume.clone()));
             }
             Fact::Replayed { digest, at } => self.replayed.push((digest.clone(), *at)),
+            Fact::Annotations { .. } | Fact::Sealed { .. } | Fact::Clock { .. } => {}
         }
     }
 

@@ -26,6 +26,8 @@ fn recording(number: u8, time: u64, state: RecordingState, parties: &[(String, S
     });
     Recording {
         schema: SCHEMA_VERSION,
+        annotations: Default::default(),
+        proof: None,
         id: RecordingId(Uuid::from_u128(u128::from(number) + 1)),
         node: NodeName("box-1".into()),
         conversation_id: ConversationId(Uuid::from_u128(9)),

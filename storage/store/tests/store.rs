@@ -26,6 +26,8 @@ fn id(number: u128) -> RecordingId {
 fn recording(number: u128, state: RecordingState) -> Recording {
     Recording {
         schema: SCHEMA_VERSION,
+        annotations: Default::default(),
+        proof: None,
         id: id(number),
         node: NodeName("box-1".into()),
         conversation_id: ConversationId(Uuid::from_u128(9)),
