@@ -21,12 +21,16 @@ pub struct VolumeNumber(pub u8);
 #[serde(transparent)]
 pub struct FactSequence(pub u64);
 
-/// Consecutive chunks of one recording in a segment.
+/// A segment of a volume, as its file name says; counted from 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SegmentNumber(pub u32);
+
+/// Consecutive chunks of one recording in a segment, and the facts before them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Run {
     pub volume: VolumeNumber,
-    /// Number of the segment within its volume.
-    pub segment: u32,
+    pub segment: SegmentNumber,
     /// First byte of the run in the segment, and its length in bytes, the run index included.
     pub offset: u64,
     pub length: u64,
@@ -132,6 +136,9 @@ pub enum Fact {
 }
 
 impl Fact {
+    /// The kinds that this program knows, as the log names them.
+    pub(crate) const KINDS: [&str; 5] = ["recording", "annotations", "sealed", "clock", "replayed"];
+
     /// The recording that the fact is about.
     pub fn recording(&self) -> Option<RecordingId> {
         match self {

@@ -11,14 +11,14 @@
 use crate::block::Block;
 use crate::disk::{Disk, Write};
 use crate::format::{
-    ALIGNMENT_BYTES, FORMAT_VERSION, FileHeader, RECORD_ALIGNMENT_BYTES, RECORD_BYTES_MAX, SYNC_BYTES, Sync, aligned,
-    encode_chunk, encode_fact, encode_sync, fill_padding,
+    ALIGNMENT_BYTES, FORMAT_VERSION, FileHeader, FileKind, RECORD_ALIGNMENT_BYTES, RECORD_BYTES_MAX, SYNC_BYTES, Sync,
+    aligned, encode_chunk, encode_fact, encode_sync, fill_padding,
 };
 use crate::reader::{check_header, file_path, list_files};
 use crate::ring::RingDisk;
 use crate::scan::{FileScan, Opening, Step, read_opening};
 use crate::{
-    ChunkHeader, Fact, Flushed, Identity, JournalConfig, JournalStatistics, Located, LogError, LogPosition, Move,
+    ChunkHeader, FactRecord, Flushed, Identity, JournalConfig, JournalStatistics, Located, LogError, LogPosition, Move,
 };
 use sidetone_model::CaptureTime;
 use std::fs::File;
@@ -127,7 +127,7 @@ impl Journal {
     }
 
     /// Takes a fact; as [`Self::append_chunk`].
-    pub fn append_fact(&mut self, fact: &Fact) -> Result<Located, LogError> {
+    pub fn append_fact(&mut self, fact: &FactRecord) -> Result<Located, LogError> {
         let (head, body) = encode_fact(fact)?;
         let located = self.append(&head, &body)?;
         self.statistics.facts += 1;
@@ -309,13 +309,15 @@ impl Journal {
         let header = FileHeader {
             version: FORMAT_VERSION,
             store_id: self.identity.store_id,
+            volume: self.identity.volume,
+            volume_id: self.identity.volume_id,
             boot_id: self.boot_id,
             file_id: id,
             file: number,
             preallocated_bytes: self.config.file_bytes,
             created_at: now(),
-            previous_end: self.file.flush_offset,
             node: self.identity.node.0.clone(),
+            kind: FileKind::Journal { previous_end: self.file.flush_offset },
         };
         let path = file_path(&self.directory, number);
         let created = self

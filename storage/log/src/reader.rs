@@ -3,7 +3,9 @@
 //! Constraints: never writes; works beside a writer in this or another process. Single chunks are read through the page
 //! cache with one pread; a bounded number of files is kept open.
 
-use crate::format::{CHUNK_PAYLOAD_OFFSET, Frame, Meaning, RECORD_BYTES_MAX, decode_frame, interpret};
+use crate::format::{
+    CHUNK_PAYLOAD_OFFSET, FileHeader, FileKind, Frame, Meaning, RECORD_BYTES_MAX, decode_frame, interpret,
+};
 use crate::scan::{FileScan, Opening, ReadAt, Step, read_opening};
 use crate::{Chunk, Content, Entry, Located, LogError, LogPosition};
 use std::collections::BTreeMap;
@@ -225,7 +227,7 @@ impl JournalScan {
         let handle = self.reader.open_file(file)?;
         let path = file_path(&self.reader.shared.directory, file);
         match read_opening(&*handle).map_err(|source| LogError::io("read", path, source))? {
-            Opening::Header(header) => Ok(Some(header.previous_end)),
+            Opening::Header(FileHeader { kind: FileKind::Journal { previous_end }, .. }) => Ok(Some(previous_end)),
             _ => Ok(None),
         }
     }
@@ -252,18 +254,16 @@ impl Iterator for JournalScan {
     }
 }
 
-pub(crate) fn check_header(
-    header: &crate::format::FileHeader,
-    path: &Path,
-    file: u32,
-    store_id: uuid::Uuid,
-) -> Result<(), LogError> {
+pub(crate) fn check_header(header: &FileHeader, path: &Path, file: u32, store_id: uuid::Uuid) -> Result<(), LogError> {
     let readable = crate::format::FORMAT_VERSION;
     if header.version > readable {
         return Err(LogError::NewerVersion { path: path.to_owned(), version: header.version, readable });
     }
     if header.store_id != store_id {
         return Err(LogError::ForeignStore { path: path.to_owned(), found: header.store_id, expected: store_id });
+    }
+    if !matches!(header.kind, FileKind::Journal { .. }) {
+        return Err(LogError::NotAJournal { path: path.to_owned(), what: "it is a segment" });
     }
     if header.file != file {
         return Err(LogError::NotAJournal {

@@ -56,7 +56,7 @@ pub(crate) enum Opening {
     HeaderDamaged {
         file_id: Uuid,
     },
-    /// Nothing of a journal file is left.
+    /// Nothing of a log file is left.
     Unreadable(&'static str),
 }
 

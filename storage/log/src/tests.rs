@@ -17,7 +17,7 @@ use uuid::Uuid;
 const STORE: Uuid = Uuid::from_u128(0x5105);
 
 fn identity() -> Identity {
-    Identity { store_id: STORE, node: NodeName("box-1".into()) }
+    Identity { store_id: STORE, volume: VolumeNumber(0), volume_id: STORE, node: NodeName("box-1".into()) }
 }
 
 fn small() -> JournalConfig {
@@ -43,8 +43,9 @@ fn payload(number: u64, bytes: usize) -> Vec<u8> {
     (0..bytes as u64).map(|index| (number.wrapping_mul(31).wrapping_add(index * 7)) as u8).collect()
 }
 
-fn fact(number: u64) -> Fact {
-    Fact::Replayed { digest: format!("digest {number}"), at: CaptureTime(number) }
+fn fact(number: u64) -> FactRecord {
+    let fact = Fact::Replayed { digest: format!("digest {number}"), at: CaptureTime(number) };
+    FactRecord { sequence: FactSequence(number), fact }
 }
 
 /// What was appended: a chunk, or a fact where the length is `None`.

@@ -1,6 +1,6 @@
 //! The small types between the journal and those who use it.
 
-use crate::{ChunkHeader, Fact, LogPosition};
+use crate::{ChunkHeader, FactRecord, LogPosition, VolumeNumber};
 use serde::{Deserialize, Serialize};
 use sidetone_model::NodeName;
 
@@ -11,10 +11,13 @@ pub struct Located {
     pub length: u32,
 }
 
-/// Who writes; stands in the header of every journal file.
+/// Who writes, and where; stands in the header of every log file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub store_id: uuid::Uuid,
+    pub volume: VolumeNumber,
+    /// As in `sidetone-volume.json`; on volume 0 the store's id.
+    pub volume_id: uuid::Uuid,
     /// At most 255 bytes are kept.
     pub node: NodeName,
 }
@@ -31,7 +34,7 @@ pub struct Chunk {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Content {
     Chunk(Chunk),
-    Fact(Fact),
+    Fact(FactRecord),
 }
 
 /// One record, and where it lies.

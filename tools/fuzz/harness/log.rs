@@ -1,7 +1,7 @@
 //! What the fuzzer does with the journal's reader: any bytes as records with a right checksum, and as a whole file.
 
-use sidetone_log::format::{self, FileHeader, Meaning};
-use sidetone_log::{Content, chunk_packets, scan_bytes};
+use sidetone_log::format::{self, FileHeader, FileKind, Meaning};
+use sidetone_log::{Content, VolumeNumber, chunk_packets, scan_bytes};
 use sidetone_model::CaptureTime;
 use uuid::Uuid;
 
@@ -32,13 +32,15 @@ pub(crate) fn log_record(data: &[u8]) {
     let header = FileHeader {
         version: format::FORMAT_VERSION,
         store_id: Uuid::from_u128(1),
+        volume: VolumeNumber(0),
+        volume_id: Uuid::from_u128(1),
         boot_id: Uuid::nil(),
         file_id,
         file: 1,
         preallocated_bytes: 0,
         created_at: CaptureTime(0),
-        previous_end: 0,
         node: "fuzz".into(),
+        kind: FileKind::Journal { previous_end: 0 },
     };
     assert_eq!(FileHeader::decode(&header.encode()).as_ref(), Ok(&header));
     let mut file = header.encode().to_vec();
