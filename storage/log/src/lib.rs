@@ -14,6 +14,7 @@ mod disk;
 mod entry;
 mod error;
 pub mod format;
+mod io;
 mod journal;
 mod reader;
 mod ring;
@@ -23,7 +24,9 @@ mod tests;
 mod types;
 
 pub use entry::*;
+pub use block::{Block, Memory};
 pub use error::LogError;
+pub use io::{FileSize, InputFile, Io, NewFile, OutputFile, Progress, SMALL_FILE_BYTES_MAX, Space, Write, random_id};
 pub use journal::{Journal, random_uuid};
 pub use reader::{JournalReader, JournalScan};
 pub use scan::scan_bytes;
