@@ -45,6 +45,8 @@ pub enum LogError {
     BadChunk { position: LogPosition, length: u32, what: &'static str },
     #[error("a record of {bytes} bytes is longer than the {limit} that the journal takes")]
     TooLong { bytes: usize, limit: usize },
+    #[error("such a run cannot be written: {what}")]
+    BadRun { what: &'static str },
     #[error("a chunk of {ticks} grid steps: 1 to {} are possible", crate::TICKS_PER_CHUNK_MAX)]
     BadChunkHeader { ticks: u16 },
     #[error("the journal's buffers are full and cannot be written: {source}")]

@@ -4,10 +4,15 @@
 //! trusts a length before the checksum over it has been proven.
 
 mod header;
+mod segment;
 
 pub use header::{FileHeader, FileKind, Month};
+pub use segment::{RUN_CHUNKS_MAX, footer_record, run_index_record, segment_index_records};
 
-use crate::{Chunk, ChunkCodec, ChunkHeader, Content, Fact, FactRecord, FactSequence, LogError, TICKS_PER_CHUNK_MAX};
+use crate::{
+    Chunk, ChunkCodec, ChunkHeader, Content, Fact, FactRecord, FactSequence, Footer, LogError, RunIndex, SegmentEntry,
+    TICKS_PER_CHUNK_MAX,
+};
 use sidetone_model::{RecordingId, Tick, TrackId};
 use uuid::Uuid;
 
@@ -36,6 +41,9 @@ pub const TYPE_PADDING: u16 = 1;
 pub const TYPE_SYNC: u16 = 2;
 pub const TYPE_CHUNK: u16 = 16;
 pub const TYPE_FACT: u16 = 17;
+pub const TYPE_RUN_INDEX: u16 = 18;
+pub const TYPE_SEGMENT_INDEX: u16 = 19;
+pub const TYPE_FOOTER: u16 = 20;
 
 const VERSION_PADDING: u8 = 1;
 const VERSION_SYNC: u8 = 1;
@@ -96,6 +104,10 @@ fn checksum(record: &[u8]) -> u32 {
 pub enum Meaning {
     Content(Content),
     Sync(Sync),
+    /// The three that only segments hold.
+    RunIndex(RunIndex),
+    SegmentIndex(Vec<SegmentEntry>),
+    Footer(Footer),
     /// Padding, or a record of a later program that may be ignored.
     Nothing,
     /// A critical record of a type, version or kind of fact that this program does not know.
@@ -122,10 +134,16 @@ pub fn interpret(record: &RawRecord<'_>) -> Meaning {
         (TYPE_SYNC, VERSION_SYNC) if record.body.len() == SYNC_BYTES - RECORD_HEADER_BYTES => {
             Meaning::Sync(Sync { file_id: uuid_at(record.body, 0), sequence: u64_at(record.body, 16) })
         }
-        (TYPE_CHUNK, VERSION_CHUNK) => match decode_chunk(record.body) {
-            Ok(chunk) => Meaning::Content(Content::Chunk(chunk)),
-            Err(what) => Meaning::Malformed(what),
-        },
+        (TYPE_CHUNK, VERSION_CHUNK) => {
+            understood(decode_chunk(record.body), |chunk| Meaning::Content(Content::Chunk(chunk)))
+        }
+        (TYPE_RUN_INDEX, segment::VERSION_RUN_INDEX) => {
+            understood(segment::decode_run_index(record.body), Meaning::RunIndex)
+        }
+        (TYPE_SEGMENT_INDEX, segment::VERSION_SEGMENT_INDEX) => {
+            understood(segment::decode_segment_index(record.body), Meaning::SegmentIndex)
+        }
+        (TYPE_FOOTER, segment::VERSION_FOOTER) => understood(segment::decode_footer(record.body), Meaning::Footer),
         (TYPE_FACT, VERSION_FACT) => match decode_fact(record.body) {
             Ok(fact) => Meaning::Content(Content::Fact(fact)),
             Err(BadFact::Malformed(what)) => Meaning::Malformed(what),
@@ -139,6 +157,10 @@ pub fn interpret(record: &RawRecord<'_>) -> Meaning {
 }
 
 /// The chunk of a chunk record's body.
+fn understood<T>(decoded: Result<T, &'static str>, meaning: impl FnOnce(T) -> Meaning) -> Meaning {
+    decoded.map_or_else(Meaning::Malformed, meaning)
+}
+
 pub(crate) fn decode_chunk(body: &[u8]) -> Result<Chunk, &'static str> {
     let Some((fixed, payload)) = body.split_at_checked(CHUNK_FIXED_BYTES) else { return Err("the chunk is too short") };
     let ticks = u16_at(fixed, 24);

@@ -16,9 +16,11 @@ mod error;
 pub mod format;
 mod io;
 mod journal;
+pub mod merkle;
 mod reader;
 mod ring;
 mod scan;
+mod segment;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -30,4 +32,5 @@ pub use io::{FileSize, InputFile, Io, NewFile, OutputFile, Progress, SMALL_FILE_
 pub use journal::{Journal, random_uuid};
 pub use reader::{JournalReader, JournalScan};
 pub use scan::scan_bytes;
+pub use segment::*;
 pub use types::*;

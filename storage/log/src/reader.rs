@@ -155,6 +155,11 @@ impl JournalScan {
                             return Ok(Some(Entry { located, next: self.position, content }));
                         }
                         Meaning::Sync(_) | Meaning::Nothing => {}
+                        Meaning::RunIndex(_) | Meaning::SegmentIndex(_) | Meaning::Footer(_) => {
+                            let what = "a record that only segments hold";
+                            tracing::error!(?position, what, "a journal record is whole and makes no sense");
+                            return Err(LogError::Damaged { file, from: offset, to: next });
+                        }
                         Meaning::Malformed(what) => {
                             tracing::error!(?position, what, "a journal record is whole and makes no sense");
                             return Err(LogError::Damaged { file, from: offset, to: next });
