@@ -25,6 +25,10 @@ pub trait Io: Send + Sync {
     /// or preallocated file behind it.
     fn create(&self, path: &Path, new: &NewFile) -> io::Result<Box<dyn OutputFile>>;
 
+    /// Opens a file that is there, for writing behind what it holds: a segment that its process did not close gets its
+    /// footer. Space is set aside as by [`Self::create`]; `bytes` counts from the file's beginning.
+    fn extend(&self, path: &Path, new: &NewFile) -> io::Result<Box<dyn OutputFile>>;
+
     /// Opens a file for reading.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn InputFile>>;
 
