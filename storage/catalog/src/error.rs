@@ -30,4 +30,8 @@ pub enum CatalogError {
         #[source]
         source: serde_json::Error,
     },
+    #[error("a filter has at most {} conditions: leave some out", crate::FILTER_CONDITIONS_MAX)]
+    FilterTooLarge,
+    #[error("a catalog in memory has no backup")]
+    NotOnDisk,
 }

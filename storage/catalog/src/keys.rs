@@ -92,6 +92,7 @@ pub(crate) fn parse_chunk(key: &[u8], value: &[u8]) -> Result<ChunkLocation, Cat
     first_tick.copy_from_slice(&key[17..]);
     let Some(position) = parse_position(&value[..12]) else { return Err(bad) };
     Ok(ChunkLocation {
+        volume: sidetone_log::VolumeNumber(0),
         first_tick: Tick(u64::from_be_bytes(first_tick)),
         ticks: u16::from_le_bytes([value[16], value[17]]),
         packets: u16::from_le_bytes([value[18], value[19]]),

@@ -5,14 +5,26 @@
 //! replayed from the position found. Applying the same records twice changes nothing. docs/formats.md has the keys.
 #![forbid(unsafe_code)]
 
+mod catalog;
+mod changes;
+mod condition;
 mod error;
+mod filter;
 mod keys;
+#[cfg(any(test, feature = "testing"))]
+mod memory;
+mod order;
 mod query;
 mod rocks;
 mod search;
 #[cfg(test)]
 mod tests;
 
+pub use catalog::*;
+pub use changes::Changes;
 pub use error::CatalogError;
+pub use filter::*;
+#[cfg(any(test, feature = "testing"))]
+pub use memory::MemoryCatalog;
 pub use query::*;
-pub use rocks::{Changes, RocksCatalog};
+pub use rocks::RocksCatalog;

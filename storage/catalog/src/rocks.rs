@@ -10,7 +10,7 @@ use crate::keys::{
     prefix_end, replayed_key, state_byte, state_key, suffix_keys, text_hash,
 };
 use crate::search;
-use crate::{Catalog, CatalogError, CatalogStatistics, ChunkLocation, RecordingPage, RecordingQuery};
+use crate::{CatalogError, CatalogStatistics, ChunkLocation, RecordingPage, RecordingQuery};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, Options,
     ReadOptions, WriteBatch,
@@ -296,16 +296,16 @@ impl List<'_> {
     }
 }
 
-impl Catalog for RocksCatalog {
-    fn recording(&self, recording: RecordingId) -> Result<Option<Recording>, CatalogError> {
+impl RocksCatalog {
+    pub fn recording(&self, recording: RecordingId) -> Result<Option<Recording>, CatalogError> {
         self.document(recording)
     }
 
-    fn search(&self, query: &RecordingQuery) -> Result<RecordingPage, CatalogError> {
+    pub fn search(&self, query: &RecordingQuery) -> Result<RecordingPage, CatalogError> {
         search::search(self, query)
     }
 
-    fn chunks(
+    pub fn chunks(
         &self,
         recording: RecordingId,
         track: TrackId,
@@ -329,7 +329,7 @@ impl Catalog for RocksCatalog {
         Ok(locations)
     }
 
-    fn active_with_resume(&self) -> Result<Vec<(Recording, serde_json::Value)>, CatalogError> {
+    pub fn active_with_resume(&self) -> Result<Vec<(Recording, serde_json::Value)>, CatalogError> {
         let mut list = self.list(Family::ByState, &[state_byte(RecordingState::Active)], &[]);
         let mut active = Vec::new();
         while let Some(order) = list.next(|key, _| parse_order_key(key))? {
@@ -349,11 +349,11 @@ impl Catalog for RocksCatalog {
         Ok(active)
     }
 
-    fn has_replayed(&self, digest: &str) -> Result<bool, CatalogError> {
+    pub fn has_replayed(&self, digest: &str) -> Result<bool, CatalogError> {
         Ok(self.get(Family::Meta, &replayed_key(digest))?.is_some())
     }
 
-    fn statistics(&self) -> Result<CatalogStatistics, CatalogError> {
+    pub fn statistics(&self) -> Result<CatalogStatistics, CatalogError> {
         let counters = if self.secondary { self.stored_counters()? } else { *self.lock_counters() };
         let mut size_bytes = 0;
         for family in FAMILIES {
@@ -369,7 +369,8 @@ impl Catalog for RocksCatalog {
             chunks: counters.chunks,
             chunk_bytes: counters.chunk_bytes,
             size_bytes,
-            applied: self.applied()?,
+            applied: [(sidetone_log::VolumeNumber(0), self.applied()?)].into(),
+            ..CatalogStatistics::default()
         })
     }
 }

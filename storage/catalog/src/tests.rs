@@ -1,8 +1,9 @@
 //! The catalog against a naive one in memory.
 
+use crate::rocks::Changes;
 use crate::*;
 use proptest::prelude::*;
-use sidetone_log::{ChunkCodec, ChunkHeader, Fact, Located, LogPosition};
+use sidetone_log::{ChunkCodec, ChunkHeader, Fact, Located, LogPosition, VolumeNumber};
 use sidetone_model::{
     CaptureTime, ConversationId, NodeName, Party, PartyRole, Recording, RecordingId, RecordingState, SCHEMA_VERSION,
     Tick, TrackId,
@@ -201,7 +202,7 @@ proptest! {
             let expected: Vec<ChunkLocation> = chunks
                 .iter()
                 .filter(|&(&first, &(ticks, of))| of == track && first < from + length && first + u64::from(ticks) > from)
-                .map(|(&first, &(ticks, _))| ChunkLocation { first_tick: Tick(first), ticks, packets: ticks, located: located(first) })
+                .map(|(&first, &(ticks, _))| ChunkLocation { volume: VolumeNumber(0), first_tick: Tick(first), ticks, packets: ticks, located: located(first) })
                 .collect();
             prop_assert_eq!(found, expected);
         }
@@ -313,7 +314,10 @@ fn reopened_and_secondary_catalogs_show_the_same() {
     let newest = secondary.search(&RecordingQuery::default()).unwrap();
     assert_eq!(newest.recordings, [second.clone(), first.clone()]);
     let statistics = secondary.statistics().unwrap();
-    assert_eq!((statistics.recordings, statistics.applied), (2, LogPosition { file: 1, offset: 4096 }));
+    assert_eq!(
+        (statistics.recordings, statistics.applied),
+        (2, [(VolumeNumber(0), LogPosition { file: 1, offset: 4096 })].into())
+    );
     drop(secondary);
     drop(catalog);
     let reopened = RocksCatalog::open(&path).unwrap();
