@@ -18,6 +18,10 @@ impl Memory {
         (self.0.base.as_ptr() as usize, self.0.bytes)
     }
 
+    pub(crate) fn blocks(&self) -> u16 {
+        self.0.blocks
+    }
+
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -26,6 +30,7 @@ impl Memory {
 struct Region {
     base: NonNull<u8>,
     bytes: usize,
+    blocks: u16,
 }
 
 // SAFETY: `Region` only owns the mapping; bytes are reached through `Block`s alone, each of which covers a range of its own.
@@ -45,7 +50,6 @@ impl Drop for Region {
 /// A block of memory, aligned to 4096, that can be written from.
 pub struct Block {
     memory: Memory,
-    index: u16,
     offset: usize,
     bytes: usize,
 }
@@ -65,15 +69,10 @@ impl Block {
             )?
         };
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let memory = Memory(Arc::new(Region { base, bytes: total }));
+        let memory = Memory(Arc::new(Region { base, bytes: total, blocks: count }));
         Ok((0..count)
-            .map(|index| Self { memory: memory.clone(), index, offset: usize::from(index) * bytes, bytes })
+            .map(|index| Self { memory: memory.clone(), offset: usize::from(index) * bytes, bytes })
             .collect())
-    }
-
-    /// Its number among the blocks that were allocated with it.
-    pub(crate) fn index(&self) -> u16 {
-        self.index
     }
 
     pub(crate) fn memory(&self) -> &Memory {

@@ -6,21 +6,32 @@
 //!
 //! * `entry` – what a record holds; [`format`] – file header and records as bytes
 //! * `scan` – the records of one file, over damage and up to a torn tail
-//! * `disk` – the seam to the file system; `ring`, `block` – io_uring behind it
-//! * `journal` – the writer; `reader` – everything that reads
+//! * `io` – the outside world; `system` – the real one; `ring`, `block` – io_uring behind it
+//! * `output` – a log file being written; `backlog` – what is not durable in it yet
+//! * `journal` – the writer; `recover` – the end of what a crash left; `reader` – everything that reads
 
+mod backlog;
 mod block;
-mod disk;
 mod entry;
 mod error;
+mod files;
 pub mod format;
 mod io;
 mod journal;
 pub mod merkle;
+mod output;
 mod reader;
+mod recover;
 mod ring;
 mod scan;
 mod segment;
+mod segment_reader;
+mod segment_recover;
+mod segment_walk;
+mod segment_writer;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
+mod system;
 #[cfg(test)]
 mod tests;
 mod types;
@@ -28,9 +39,14 @@ mod types;
 pub use entry::*;
 pub use block::{Block, Memory};
 pub use error::LogError;
+pub use files::{OpenFiles, Owner};
 pub use io::{FileSize, InputFile, Io, NewFile, OutputFile, Progress, SMALL_FILE_BYTES_MAX, Space, Write, random_id};
-pub use journal::{Journal, random_uuid};
-pub use reader::{JournalReader, JournalScan};
+pub use journal::Journal;
+pub use reader::{JournalReader, JournalScan, KnownEnd};
 pub use scan::scan_bytes;
+pub use system::RingIo;
 pub use segment::*;
+pub use segment_reader::{SegmentContents, SegmentFacts, SegmentReader};
+pub use segment_recover::close_left_open;
+pub use segment_writer::{RunWriter, SegmentConfig, SegmentWriter};
 pub use types::*;

@@ -97,6 +97,15 @@ pub struct Move {
     pub to: LogPosition,
 }
 
+/// What a journal gives away when it has failed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Unflushed {
+    /// What is durable although no flush has reported it yet.
+    pub flushed: Flushed,
+    /// Every other record that was appended, in order: where [`Flushed::locate`] says that it lies, and its bytes.
+    pub records: Vec<(Located, Vec<u8>)>,
+}
+
 /// Counters since the journal was opened, and its state.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct JournalStatistics {
@@ -113,8 +122,10 @@ pub struct JournalStatistics {
     pub flushes_forced: u64,
     pub flush_ns_last: u64,
     pub flush_ns_max: u64,
-    /// Writes or flushes that failed; each closed its file.
+    /// Files that failed, each in a write or a flush.
     pub failures: u64,
+    /// No file can be written at present.
+    pub failed: bool,
     /// Files begun since the journal was opened.
     pub files_created: u64,
     /// The file at hand is written past the page cache.
