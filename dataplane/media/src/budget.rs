@@ -14,8 +14,8 @@
 //! |---|---|---|
 //! | chunk | the packet that came just after the last cut waits for the next | 700 ms |
 //! | look-back | packets that the network holds up or loses: reorder window + jitter allowance | 200 ms |
-//! | hand-over | the encoders' last steps (a batch at most), and the way to the writer thread | 20 ms |
-//! | flush | the disk | 80 ms |
+//! | hand-over | the encoders' last steps (a batch at most), and the way to the writer thread | 30 ms |
+//! | flush | the disk | 70 ms |
 //!
 //! What is still open at a cut (a packet that waits for a lost one before it) came after the cut, and is in time with the
 //! next. A packet alone on new numbers waits for the one that confirms it, however long that takes: until then it is no
@@ -59,8 +59,8 @@ impl LatencyBudget {
     pub fn of(flush_interval: Duration) -> Self {
         let interval = flush_interval.max(Self::INTERVAL_MIN);
         let look_back = (interval / 5).clamp(LOOK_BACK_MIN, LOOK_BACK_MAX);
-        let hand_over = interval / 50;
-        let flush = interval * 2 / 25;
+        let hand_over = interval * 3 / 100;
+        let flush = interval * 7 / 100;
         let left = (interval - look_back - hand_over - flush).as_nanos() / TICK.as_nanos();
         let chunk_ticks = u16::try_from(left).unwrap_or(u16::MAX).clamp(TICKS_PER_CHUNK_MIN, TICKS_PER_CHUNK_MAX);
         let reorder_window = look_back * 3 / 5;
@@ -119,8 +119,8 @@ mod tests {
             chunk_ticks: 35,
             reorder_window: ms(120),
             jitter_allowance: ms(80),
-            hand_over: ms(20),
-            flush: ms(80),
+            hand_over: ms(30),
+            flush: ms(70),
         };
         assert_eq!(budget, expected);
         let defaults = TrackConfig::default();
@@ -145,7 +145,7 @@ mod tests {
     fn chunks_that_end_at_one_cut_are_due_together() {
         let budget = LatencyBudget::of(Duration::from_secs(1));
         let due = budget.flush_due(&chunk(3500, 35));
-        assert_eq!(due.since(Tick(3500).start()), Duration::from_millis(920));
+        assert_eq!(due.since(Tick(3500).start()), Duration::from_millis(930));
         // One that begins with what came late for the chunk before, one cut short by a pause.
         assert_eq!(due, budget.flush_due(&chunk(3497, 38)));
         assert_eq!(due, budget.flush_due(&chunk(3510, 3)));
@@ -159,7 +159,7 @@ mod tests {
             let budget = LatencyBudget::of(interval);
             prop_assert!(TrackConfig::default().with_budget(&budget).check().is_ok());
             prop_assert!(budget.sealed_after() + budget.hand_over + budget.flush <= interval);
-            prop_assert!(budget.flush >= Duration::from_millis(20));
+            prop_assert!(budget.flush >= Duration::from_millis(17));
         }
 
         #[test]
