@@ -1,5 +1,6 @@
 //! What the log holds: chunks of audio and facts.
 
+use crate::{Chunk, LogError, format};
 use serde::{Deserialize, Serialize};
 use sidetone_model::{Annotations, CaptureTime, MerkleRoot, Recording, RecordingId, Tick, TrackId};
 use std::sync::Arc;
@@ -79,6 +80,44 @@ pub struct ChunkHeader {
 pub enum ChunkCodec {
     /// Opus, mono, 20 ms packets, encoder fed at 8 kHz, pre-skip 312 samples at 48 kHz (6.5 ms).
     OpusNarrowband = 1,
+}
+
+/// A chunk's record as it is stored, header and checksum proven: what is copied from a journal into a segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChunkRecord {
+    bytes: Vec<u8>,
+    header: ChunkHeader,
+}
+
+impl ChunkRecord {
+    pub fn new(header: &ChunkHeader, payload: &[u8]) -> Result<Self, LogError> {
+        Ok(Self { bytes: format::chunk_record(header, payload)?, header: *header })
+    }
+
+    /// The record that `bytes` are, without anything behind it; or why they are none.
+    pub fn decode(bytes: Vec<u8>) -> Result<Self, &'static str> {
+        let header = format::decode_chunk_record(&bytes)?;
+        Ok(Self { bytes, header })
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn header(&self) -> &ChunkHeader {
+        &self.header
+    }
+
+    /// As [`ChunkPayload`] describes it.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[format::CHUNK_PAYLOAD_OFFSET..]
+    }
+
+    pub fn into_chunk(self) -> Chunk {
+        let mut payload = self.bytes;
+        payload.drain(..format::CHUNK_PAYLOAD_OFFSET);
+        Chunk { header: self.header, payload }
+    }
 }
 
 /// The payload of a chunk: per grid step a length (u16, little-endian) and so many bytes of an Opus packet; length 0

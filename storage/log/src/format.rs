@@ -7,7 +7,7 @@ mod header;
 mod segment;
 
 pub use header::{FileHeader, FileKind, Month};
-pub use segment::{RUN_CHUNKS_MAX, footer_record, run_index_record, segment_index_records};
+pub use segment::{RUN_CHUNKS_MAX, RUN_TICKS_MAX, footer_record, run_index_record, segment_index_records};
 
 use crate::{
     Chunk, ChunkCodec, ChunkHeader, Content, Fact, FactRecord, FactSequence, Footer, LogError, RunIndex, SegmentEntry,
@@ -161,7 +161,24 @@ fn understood<T>(decoded: Result<T, &'static str>, meaning: impl FnOnce(T) -> Me
     decoded.map_or_else(Meaning::Malformed, meaning)
 }
 
-pub(crate) fn decode_chunk(body: &[u8]) -> Result<Chunk, &'static str> {
+fn decode_chunk(body: &[u8]) -> Result<Chunk, &'static str> {
+    let (header, payload) = split_chunk(body)?;
+    Ok(Chunk { header, payload: payload.to_vec() })
+}
+
+/// The header of a chunk's record, whose bytes these are and no more.
+pub(crate) fn decode_chunk_record(bytes: &[u8]) -> Result<ChunkHeader, &'static str> {
+    match decode_frame(bytes) {
+        Frame::Record(record) if record.length as usize != bytes.len() => Err("the record there has another length"),
+        Frame::Record(RawRecord { kind: TYPE_CHUNK, version: VERSION_CHUNK, body, .. }) => {
+            split_chunk(body).map(|(header, _)| header)
+        }
+        Frame::Record(_) => Err("another record lies there"),
+        Frame::NeedMore(_) | Frame::Invalid => Err("its checksum is wrong"),
+    }
+}
+
+fn split_chunk(body: &[u8]) -> Result<(ChunkHeader, &[u8]), &'static str> {
     let Some((fixed, payload)) = body.split_at_checked(CHUNK_FIXED_BYTES) else { return Err("the chunk is too short") };
     let ticks = u16_at(fixed, 24);
     if ticks == 0 || ticks > TICKS_PER_CHUNK_MAX {
@@ -182,7 +199,7 @@ pub(crate) fn decode_chunk(body: &[u8]) -> Result<Chunk, &'static str> {
         nonce: array_at(fixed, 48),
         tag: array_at(fixed, 60),
     };
-    Ok(Chunk { header, payload: payload.to_vec() })
+    Ok((header, payload))
 }
 
 /// The head of a chunk record (record header and fixed fields); the payload follows it unchanged.

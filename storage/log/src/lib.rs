@@ -35,6 +35,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod types;
+mod verify;
 
 pub use entry::*;
 pub use block::{Block, Memory};
@@ -50,3 +51,4 @@ pub use segment_reader::{SegmentContents, SegmentFacts, SegmentReader};
 pub use segment_recover::close_left_open;
 pub use segment_writer::{RunWriter, SegmentConfig, SegmentWriter};
 pub use types::*;
+pub use verify::{Damage, Fault, Finding, Verified};

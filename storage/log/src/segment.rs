@@ -79,12 +79,20 @@ pub struct Footer {
     pub index_records: u32,
     pub runs: u32,
     pub fact_groups: u32,
-    /// Chunks of all runs.
+    /// Of all runs, and the bytes of their payloads.
     pub chunks: u64,
-    /// Of runs and on their own.
-    pub facts: u64,
-    /// Of the chunks of all runs.
     pub payload_bytes: u64,
+}
+
+impl SegmentEntry {
+    /// Where it lies in the segment.
+    pub fn bytes(&self) -> Range<u64> {
+        let (offset, length) = match self {
+            Self::Run(sealed) => (sealed.run.offset, sealed.run.length),
+            Self::Facts(group) => (group.offset, group.length),
+        };
+        offset..offset.saturating_add(length)
+    }
 }
 
 impl RunEntry {
@@ -120,7 +128,7 @@ impl RunIndex {
             volume,
             segment,
             offset,
-            length: self.index_offset + u64::from(record_bytes),
+            length: self.index_offset.saturating_add(u64::from(record_bytes)),
             index_offset: self.index_offset,
             chunks: self.entries.len() as u32,
             payload_bytes: self.payload_bytes(),

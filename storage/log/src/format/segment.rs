@@ -22,6 +22,8 @@ const INDEX_BODY_BYTES_MAX: usize = RECORD_BYTES_MAX - RECORD_HEADER_BYTES;
 
 /// The most chunks of a run, so that the run index is one record and has room for tables.
 pub const RUN_CHUNKS_MAX: usize = 65_536;
+/// The most grid steps from the first grid step of a run to that of any of its chunks.
+pub const RUN_TICKS_MAX: u64 = u32::MAX as u64;
 
 /// Body of a record being read; every read fails where it ends.
 struct Fields<'a>(&'a [u8]);
@@ -187,7 +189,7 @@ fn check_run_index(index: &RunIndex) -> Result<(), &'static str> {
         if !(CHUNK_PAYLOAD_OFFSET..=RECORD_BYTES_MAX).contains(&(entry.length as usize)) {
             return Err("a chunk's length is out of range");
         }
-        if entry.first_tick.0 - first_tick > u64::from(u32::MAX)
+        if entry.first_tick.0 - first_tick > RUN_TICKS_MAX
             || entry.first_tick.0.checked_add(u64::from(entry.ticks)).is_none()
         {
             return Err("a chunk's grid steps are out of range");
@@ -300,11 +302,10 @@ fn segment_entry_fields(fields: &mut Fields<'_>) -> Option<SegmentEntry> {
 pub fn footer_record(footer: &Footer) -> Vec<u8> {
     let mut body = Vec::with_capacity(64);
     body.extend_from_slice(footer.file_id.as_bytes());
-    body.extend_from_slice(&footer.index_offset.to_le_bytes());
-    for number in [footer.index_records, footer.runs, footer.fact_groups, 0] {
+    for number in [footer.index_offset, footer.chunks, footer.payload_bytes] {
         body.extend_from_slice(&number.to_le_bytes());
     }
-    for number in [footer.chunks, footer.facts, footer.payload_bytes] {
+    for number in [footer.index_records, footer.runs, footer.fact_groups] {
         body.extend_from_slice(&number.to_le_bytes());
     }
     record(TYPE_FOOTER, 0, VERSION_FOOTER, &body).expect("a footer is short")
@@ -314,10 +315,9 @@ pub(super) fn decode_footer(body: &[u8]) -> Result<Footer, &'static str> {
     let mut fields = Fields(body);
     let mut read = || {
         let file_id = fields.uuid()?;
-        let index_offset = fields.u64()?;
-        let (index_records, runs, fact_groups, _zero) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u32()?);
-        let (chunks, facts, payload_bytes) = (fields.u64()?, fields.u64()?, fields.u64()?);
-        Some(Footer { file_id, index_offset, index_records, runs, fact_groups, chunks, facts, payload_bytes })
+        let (index_offset, chunks, payload_bytes) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let (index_records, runs, fact_groups) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        Some(Footer { file_id, index_offset, index_records, runs, fact_groups, chunks, payload_bytes })
     };
     let footer = read();
     footer.filter(|_| fields.0.is_empty()).ok_or("the footer has another length than a footer")
