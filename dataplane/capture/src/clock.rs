@@ -12,6 +12,8 @@ const SLEW_DIVISOR: i64 = 2000;
 const OBSERVE_INTERVAL_NS: u64 = 100_000_000;
 /// Differences below this are the measurement's own error, and not corrected.
 const DEAD_BAND_NS: i64 = 20_000;
+/// A change of the system clock between two measurements that no slewing makes: somebody set it.
+const STEP_NS: i64 = 250_000_000;
 
 /// Maps `CLOCK_MONOTONIC` nanoseconds to [`CaptureTime`]: continuous, and increasing with its argument.
 #[derive(Clone, Debug)]
@@ -19,6 +21,10 @@ pub struct CaptureClock {
     current: Segment,
     /// Frames that were stamped before the last measurement keep their mapping.
     previous: Segment,
+    /// System clock minus monotonic clock at the last measurement.
+    measured_ns: i64,
+    /// What the system clock was stepped by since [`Self::take_step`] was called last.
+    stepped_ns: i64,
 }
 
 /// From `start_ns` on, the offset moves from `offset_ns` towards `target_ns`.
@@ -44,7 +50,7 @@ impl CaptureClock {
     pub fn new(monotonic_ns: u64, realtime_ns: u64) -> Self {
         let offset_ns = difference(realtime_ns, monotonic_ns);
         let segment = Segment { start_ns: monotonic_ns, offset_ns, target_ns: offset_ns };
-        Self { current: segment, previous: segment }
+        Self { current: segment, previous: segment, measured_ns: offset_ns, stepped_ns: 0 }
     }
 
     /// A clock from the machine's clocks.
@@ -60,10 +66,20 @@ impl CaptureClock {
         }
         let offset_ns = self.current.offset_at(monotonic_ns);
         let measured_ns = difference(realtime_ns, monotonic_ns);
+        let change_ns = measured_ns.saturating_sub(self.measured_ns);
+        if change_ns.saturating_abs() >= STEP_NS {
+            self.stepped_ns = self.stepped_ns.saturating_add(change_ns);
+        }
+        self.measured_ns = measured_ns;
         let target_ns =
             if measured_ns.saturating_sub(offset_ns).abs() < DEAD_BAND_NS { offset_ns } else { measured_ns };
         self.previous = self.current;
         self.current = Segment { start_ns: monotonic_ns, offset_ns, target_ns };
+    }
+
+    /// By how many nanoseconds the system clock was stepped since this was asked last, if it was.
+    pub fn take_step(&mut self) -> Option<i64> {
+        Some(std::mem::take(&mut self.stepped_ns)).filter(|&step| step != 0)
     }
 
     /// True when [`Self::observe`] would take in a reading made now.
@@ -162,6 +178,17 @@ mod tests {
         let mut clock = CaptureClock::new(10 * SECOND, 1000 * SECOND);
         clock.observe(11 * SECOND, 1001 * SECOND + 3_000);
         assert_eq!(clock.time(20 * SECOND).0, 1010 * SECOND);
+    }
+
+    #[test]
+    fn a_step_of_the_system_clock_is_told_once_and_a_drift_is_not() {
+        let mut clock = CaptureClock::new(10 * SECOND, 1000 * SECOND);
+        clock.observe(11 * SECOND, 1001 * SECOND + 100_000_000);
+        assert_eq!(clock.take_step(), None, "100 ms in a second are a time daemon's work");
+        clock.observe(12 * SECOND, 902 * SECOND);
+        clock.observe(13 * SECOND, 903 * SECOND);
+        assert_eq!(clock.take_step(), Some(-100_100_000_000));
+        assert_eq!(clock.take_step(), None);
     }
 
     proptest! {
