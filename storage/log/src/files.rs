@@ -114,17 +114,8 @@ impl OpenFiles {
         self.cache().files.retain(|open, _| !open.starts_with(path));
     }
 
-    /// # Errors
-    /// [`LogError::Retired`] when it is not there.
-    pub(crate) fn open(&self, path: &Path) -> Result<Arc<dyn InputFile>, LogError> {
-        match self.cached(path) {
-            Some(file) => Ok(file),
-            None => self.open_anew(path),
-        }
-    }
-
-    /// Reads `length` bytes at `offset`, fewer at the end of the file, and gives what `check` makes of them. A file that
-    /// was open before may have been replaced, or its device have come back: what fails is tried on a file opened anew.
+    /// Reads `length` bytes at `offset`, fewer at the end of the file, and gives what `check` makes of them. What fails on a
+    /// file that was open before is tried once more on the file opened anew.
     pub(crate) fn read<T>(
         &self,
         path: &Path,
@@ -143,7 +134,7 @@ impl OpenFiles {
         {
             return Ok(value);
         }
-        read(self.open_anew(path)?)
+        read(self.open(path)?)
     }
 
     fn cached(&self, path: &Path) -> Option<Arc<dyn InputFile>> {
@@ -155,7 +146,11 @@ impl OpenFiles {
         Some(Arc::clone(&cached.file))
     }
 
-    fn open_anew(&self, path: &Path) -> Result<Arc<dyn InputFile>, LogError> {
+    /// Opens a file anew: one that was open before may have been replaced, or its device have gone and come back.
+    ///
+    /// # Errors
+    /// [`LogError::Retired`] when it is not there.
+    pub(crate) fn open(&self, path: &Path) -> Result<Arc<dyn InputFile>, LogError> {
         // Without the lock: a slow disk must not hold up who reads from another.
         let opened = self.shared.io.open(path);
         let mut cache = self.cache();

@@ -36,6 +36,7 @@ mod system;
 mod tests;
 mod types;
 mod verify;
+mod verify_segment;
 
 pub use entry::*;
 pub use block::{Block, Memory};

@@ -57,5 +57,5 @@ pub fn close_left_open(
         let file = LogFile::extend(io, &path, opened.file_id, end, contents.end, config.output()?)?;
         close_segment(io, file, opened.file_id, &contents.entries)?;
     }
-    Ok(Some(SegmentContents { closed: true, ..contents }))
+    reader.contents(segment, at_least).map(Some)
 }

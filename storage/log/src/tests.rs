@@ -2,6 +2,7 @@
 
 mod failures;
 mod seeds;
+mod segments;
 
 use crate::format::{ALIGNMENT_BYTES, chunk_record, fact_record};
 use crate::simulation::Random;

@@ -4,21 +4,16 @@
 //! Constraints: reads once from the beginning to the end, and run indexes where something is damaged. Memory is bounded
 //! whatever the file holds: one window, the chunks of one run, an entry for each run, and at most [`PLACES_MAX`] damaged places.
 
-use crate::files::{OpenFiles, check_header};
-use crate::format::{ALIGNMENT_BYTES, FileKind, Meaning, RUN_CHUNKS_MAX, aligned};
+use crate::files::check_header;
+use crate::format::{ALIGNMENT_BYTES, FileKind, Meaning};
 use crate::io::InputFile;
-use crate::merkle::{MerkleTree, leaf_hash};
-use crate::scan::{FileScan, Landmarks, Opening, Step, read_opening};
-use crate::segment_reader::{OpenSegment, read_run_index};
-use crate::{
-    Chunk, ChunkHeader, Content, Footer, JournalReader, LogError, Run, RunEntry, RunIndex, SealedRun, SegmentEntry,
-    SegmentNumber, SegmentReader,
-};
-use sidetone_model::{MerkleRoot, RecordingId, Tick, TrackId};
-use std::collections::VecDeque;
+use crate::scan::{FileScan, Opening, Step, read_opening};
+use crate::{Content, JournalReader, LogError};
+use sidetone_model::{RecordingId, Tick, TrackId};
 use std::ops::{ControlFlow, Range};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use uuid::Uuid;
 
 /// Damaged places of one file that are told apart; those behind count as one.
 const PLACES_MAX: usize = 10_000;
@@ -99,7 +94,7 @@ pub struct Verified {
     pub stopped: bool,
 }
 
-type Watch<'a> = &'a mut dyn FnMut(Finding) -> ControlFlow<()>;
+pub(crate) type Watch<'a> = &'a mut dyn FnMut(Finding) -> ControlFlow<()>;
 
 impl JournalReader {
     /// Checks one file. `at_least` is an offset before which everything is known to have been durable, 0 when nothing is
@@ -124,7 +119,7 @@ impl JournalReader {
             Opening::Unborn if at_least == 0 && known_end.unwrap_or(0) == 0 => return Ok(check.verified),
             Opening::Unborn | Opening::Unreadable(_) => {
                 check.place(0, ALIGNMENT_BYTES as u64, Fault::Header);
-                uuid::Uuid::nil()
+                Uuid::nil()
             }
             Opening::HeaderDamaged { file_id } => {
                 check.place(0, ALIGNMENT_BYTES as u64, Fault::Header);
@@ -140,90 +135,40 @@ impl JournalReader {
     }
 }
 
-impl SegmentReader {
-    /// Checks one segment. `at_least` is an offset before which everything is known to have been durable, 0 when nothing is
-    /// known; `closed` whether it should have its footer.
-    ///
-    /// # Errors
-    /// As [`JournalReader::verify_file`].
-    pub fn verify_file(
-        &self,
-        segment: SegmentNumber,
-        at_least: u64,
-        closed: bool,
-        watch: Watch<'_>,
-    ) -> Result<Verified, LogError> {
-        let opened = self.open_segment(segment)?;
-        let mut check = Check::new(opened.path.clone(), watch);
-        let footer = opened.footer()?;
-        let index = opened.closed()?.map(|(_, entries)| entries);
-        check.verified.closed = footer.is_some();
-        if opened.unborn && at_least == 0 && !closed {
-            return Ok(check.verified);
-        }
-        if opened.header.is_none() {
-            check.place(0, ALIGNMENT_BYTES as u64, Fault::Header);
-        }
-        if closed && footer.is_none() {
-            check.place(opened.bytes, opened.bytes, Fault::Index);
-        }
-        // Nothing is written behind a footer.
-        let known_end = (closed || footer.is_some()).then_some(opened.bytes);
-        let scan = FileScan::new(Arc::clone(&opened.file), opened.file_id, known_end, 0).at_least(at_least);
-        let indexes = Arc::new(RunIndexes::new(self.files().clone(), opened.path.clone()));
-        let index = index.map(Arc::new);
-        let scan = match &index {
-            Some(entries) => scan.landmarks(landmarks(Arc::clone(entries), Arc::clone(&indexes))),
-            None => scan,
-        };
-        let mut contents = SegmentCheck::new(&opened, footer, index.clone());
-        check.walk(scan, &mut contents)?;
-        if !check.verified.stopped {
-            contents.compare_with_index(&mut check);
-        }
-        let found = contents.runs;
-        let entries = index.unwrap_or_else(|| Arc::new(found.into_iter().map(SegmentEntry::Run).collect()));
-        for place in std::mem::take(&mut check.places) {
-            attribute(&mut check, place, &entries, &indexes);
-        }
-        Ok(check.verified)
-    }
-}
-
 /// A damaged place before anybody knows whose it is.
-struct Place {
-    from: u64,
-    to: u64,
-    fault: Fault,
+pub(crate) struct Place {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) fault: Fault,
 }
 
 impl Place {
-    fn into_damage(self) -> Damage {
+    pub(crate) fn into_damage(self) -> Damage {
         let Self { from, to, fault } = self;
         Damage { from, to, fault, recording: None, track: None, ticks: None }
     }
 }
 
 /// The part of a check that does not depend on the kind of file.
-struct Check<'a> {
+pub(crate) struct Check<'a> {
     path: PathBuf,
     watch: Watch<'a>,
-    verified: Verified,
-    places: Vec<Place>,
+    pub(crate) verified: Verified,
+    pub(crate) places: Vec<Place>,
 }
 
 /// Looks at the records of a file.
-trait Records {
+pub(crate) trait Records {
     fn record(&mut self, offset: u64, bytes: &[u8], meaning: &Meaning, check: &mut Check<'_>);
     fn damaged(&mut self);
 }
 
 impl<'a> Check<'a> {
-    fn new(path: PathBuf, watch: Watch<'a>) -> Self {
+    pub(crate) fn new(path: PathBuf, watch: Watch<'a>) -> Self {
         Self { path, watch, verified: Verified::default(), places: Vec::new() }
     }
 
-    fn place(&mut self, from: u64, to: u64, fault: Fault) {
+    pub(crate) fn place(&mut self, from: u64, to: u64, fault: Fault) {
         let full = self.places.len() >= PLACES_MAX;
         match self.places.last_mut().filter(|_| full) {
             Some(last) => (last.to, last.fault) = (to, Fault::Records),
@@ -231,14 +176,23 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn tell(&mut self, damage: Damage) {
+    /// Whether anything of these bytes is damaged.
+    pub(crate) fn touches(&self, bytes: &Range<u64>) -> bool {
+        self.places.iter().any(|place| place.from < bytes.end && place.to > bytes.start)
+    }
+
+    pub(crate) fn tell(&mut self, damage: Damage) {
         self.verified.damages += 1;
         if (self.watch)(Finding::Damage(damage)).is_break() {
             self.verified.stopped = true;
         }
     }
 
-    fn walk(&mut self, mut scan: FileScan<Arc<dyn InputFile>>, records: &mut dyn Records) -> Result<(), LogError> {
+    pub(crate) fn walk(
+        &mut self,
+        mut scan: FileScan<Arc<dyn InputFile>>,
+        records: &mut dyn Records,
+    ) -> Result<(), LogError> {
         let mut told = 0;
         while !self.verified.stopped {
             match scan.step().map_err(|source| LogError::io("read", &self.path, source))? {
@@ -282,7 +236,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn count(&mut self, content: &Content) {
+    pub(crate) fn count(&mut self, content: &Content) {
         match content {
             Content::Chunk(_) => self.verified.chunks += 1,
             Content::Fact(_) => self.verified.facts += 1,
@@ -304,280 +258,4 @@ impl Records for Journal {
     }
 
     fn damaged(&mut self) {}
-}
-
-/// A chunk whose run index has not come yet.
-struct Seen {
-    offset: u64,
-    length: u32,
-    header: ChunkHeader,
-    leaf: MerkleRoot,
-}
-
-/// What the records of a segment say, held against each other.
-struct SegmentCheck {
-    volume_and_number: (crate::VolumeNumber, SegmentNumber),
-    footer: Option<Footer>,
-    index: Option<Arc<Vec<SegmentEntry>>>,
-    chunks: VecDeque<Seen>,
-    /// Whose indexes were met.
-    runs: Vec<SealedRun>,
-    /// Behind the last run.
-    end: u64,
-    /// Something was damaged since then.
-    damaged: bool,
-    /// Facts of the group of the index at hand: its number among the entries.
-    group: usize,
-    facts_in_group: u32,
-}
-
-impl SegmentCheck {
-    fn new(opened: &OpenSegment, footer: Option<Footer>, index: Option<Arc<Vec<SegmentEntry>>>) -> Self {
-        Self {
-            volume_and_number: opened.volume_and_number,
-            footer,
-            index,
-            chunks: VecDeque::new(),
-            runs: Vec::new(),
-            end: ALIGNMENT_BYTES as u64,
-            damaged: false,
-            group: 0,
-            facts_in_group: 0,
-        }
-    }
-
-    fn chunk(&mut self, offset: u64, bytes: &[u8], chunk: &Chunk) {
-        if self.chunks.len() >= RUN_CHUNKS_MAX {
-            self.chunks.pop_front();
-        }
-        let length = bytes.len() as u32;
-        self.chunks.push_back(Seen { offset, length, header: chunk.header, leaf: leaf_hash(bytes) });
-    }
-
-    fn run(&mut self, offset: u64, length: u32, index: &RunIndex, check: &mut Check<'_>) {
-        let damaged = std::mem::take(&mut self.damaged);
-        let seen = std::mem::take(&mut self.chunks);
-        let begin = offset.checked_sub(index.index_offset).filter(|&begin| begin >= self.end);
-        let end = offset + u64::from(length);
-        let Some(begin) = begin else {
-            check.place(offset, end, Fault::Run);
-            return;
-        };
-        self.end = end;
-        let (volume, number) = self.volume_and_number;
-        let run = index.run(volume, number, begin, length);
-        check.verified.runs += 1;
-        if !damaged {
-            let first = begin + index.chunks_offset;
-            let chunks: Vec<&Seen> = seen.iter().filter(|chunk| chunk.offset >= first).collect();
-            let same = |(seen, entry): (&&Seen, &RunEntry)| {
-                (seen.offset, seen.length) == (begin + entry.offset, entry.length)
-                    && entry.describes(index.recording, &seen.header)
-            };
-            if chunks.len() != index.entries.len() || !chunks.iter().zip(&index.entries).all(same) {
-                check.place(begin, end, Fault::Run);
-            } else {
-                let mut tree = MerkleTree::new();
-                chunks.iter().for_each(|chunk| tree.push_hash(chunk.leaf));
-                if tree.root() != index.root {
-                    check.place(begin, end, Fault::Root);
-                }
-            }
-        }
-        self.runs.push(SealedRun { recording: index.recording, run, through: index.through.clone() });
-    }
-
-    /// Counts the facts of each group that the index names.
-    fn fact(&mut self, offset: u64, check: &mut Check<'_>) {
-        while let Some(entry) = self.index.as_ref().and_then(|index| index.get(self.group)) {
-            let bytes = entry.bytes();
-            if offset < bytes.end {
-                self.facts_in_group += u32::from(bytes.contains(&offset));
-                return;
-            }
-            self.end_group(check);
-        }
-    }
-
-    fn end_group(&mut self, check: &mut Check<'_>) {
-        let entry = self.index.as_ref().and_then(|index| index.get(self.group)).cloned();
-        if let Some(SegmentEntry::Facts(group)) = entry
-            && group.facts != self.facts_in_group
-            && !check.touches(&(group.offset..group.offset + group.length))
-        {
-            check.place(group.offset, group.offset + group.length, Fault::Index);
-        }
-        self.group += 1;
-        self.facts_in_group = 0;
-    }
-
-    /// Whether what was found is what the index and the footer say, where nothing was damaged.
-    fn compare_with_index(&mut self, check: &mut Check<'_>) {
-        let Some(index) = self.index.clone() else {
-            if let Some(footer) = self.footer {
-                check.place(footer.index_offset, check.verified.end, Fault::Index);
-            }
-            return;
-        };
-        while self.group < index.len() {
-            self.end_group(check);
-        }
-        let mut found = self.runs.iter().peekable();
-        for entry in index.iter() {
-            let SegmentEntry::Run(said) = entry else { continue };
-            // Those that the index does not know.
-            while let Some(run) = found.next_if(|run| run.run.offset < said.run.offset) {
-                check.place(run.run.offset, run.run.offset + run.run.length, Fault::Index);
-            }
-            let same = found.next_if(|run| run.run.offset == said.run.offset).map(|run| run == said);
-            let bytes = entry.bytes();
-            if same == Some(false) || (same.is_none() && !check.touches(&bytes)) {
-                check.place(bytes.start, bytes.end, Fault::Index);
-            }
-        }
-        for run in found {
-            check.place(run.run.offset, run.run.offset + run.run.length, Fault::Index);
-        }
-    }
-}
-
-impl Check<'_> {
-    fn touches(&self, bytes: &Range<u64>) -> bool {
-        self.places.iter().any(|place| place.from < bytes.end && place.to > bytes.start)
-    }
-}
-
-impl Records for SegmentCheck {
-    fn record(&mut self, offset: u64, bytes: &[u8], meaning: &Meaning, check: &mut Check<'_>) {
-        match meaning {
-            Meaning::Content(content) => {
-                check.count(content);
-                match content {
-                    Content::Chunk(chunk) => self.chunk(offset, bytes, chunk),
-                    Content::Fact(_) => self.fact(offset, check),
-                }
-            }
-            Meaning::RunIndex(index) => self.run(offset, bytes.len() as u32, index, check),
-            // No run goes over the end of a flush.
-            Meaning::Sync(_) => {
-                self.chunks.clear();
-                self.damaged = false;
-            }
-            _ => {}
-        }
-    }
-
-    fn damaged(&mut self) {
-        self.damaged = true;
-    }
-}
-
-/// Run indexes read when they are asked for; the last one is kept.
-struct RunIndexes {
-    files: OpenFiles,
-    path: PathBuf,
-    last: Mutex<Option<(u64, Option<Arc<RunIndex>>)>>,
-}
-
-impl RunIndexes {
-    fn new(files: OpenFiles, path: PathBuf) -> Self {
-        Self { files, path, last: Mutex::new(None) }
-    }
-
-    /// `None` when it cannot be read.
-    fn get(&self, recording: RecordingId, run: &Run) -> Option<Arc<RunIndex>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((offset, index)) = &*last
-            && *offset == run.offset
-        {
-            return index.clone();
-        }
-        let index = read_run_index(&self.files, Path::new(&self.path), recording, run).ok().map(Arc::new);
-        *last = Some((run.offset, index.clone()));
-        index
-    }
-}
-
-/// Where the next record begins behind a damaged place, as the segment's indexes tell it.
-fn landmarks(entries: Arc<Vec<SegmentEntry>>, indexes: Arc<RunIndexes>) -> Landmarks {
-    Box::new(move |offset| {
-        let entry = entries.get(entries.partition_point(|entry| entry.bytes().end <= offset))?;
-        let bytes = entry.bytes();
-        if offset < bytes.start {
-            return Some(bytes.start);
-        }
-        let behind = bytes.end.next_multiple_of(aligned(1) as u64);
-        let SegmentEntry::Run(SealedRun { recording, run, .. }) = entry else { return Some(behind) };
-        let at = offset - run.offset;
-        if at >= run.index_offset {
-            return Some(behind);
-        }
-        let index = indexes.get(*recording, run);
-        let next = index.and_then(|index| {
-            let next = index.entries.partition_point(|entry| entry.offset <= at);
-            index.entries.get(next).map(|entry| entry.offset)
-        });
-        Some(run.offset + next.unwrap_or(run.index_offset))
-    })
-}
-
-/// Tells whose a damaged place of a segment is.
-fn attribute(check: &mut Check<'_>, place: Place, entries: &[SegmentEntry], indexes: &RunIndexes) {
-    let concerns_records = matches!(place.fault, Fault::Records | Fault::Nonsense | Fault::Run | Fault::Root);
-    let first = entries.partition_point(|entry| entry.bytes().end <= place.from);
-    let touched = entries[first..].iter().take_while(|entry| entry.bytes().start < place.to);
-    let mut told = false;
-    for entry in touched.filter(|_| concerns_records) {
-        let SegmentEntry::Run(SealedRun { recording, run, .. }) = entry else { continue };
-        told = true;
-        let damage =
-            |from, to, fault, track, ticks| Damage { from, to, fault, recording: Some(*recording), track, ticks };
-        let (from, to) = (place.from.max(run.offset), place.to.min(run.offset + run.length));
-        let index_begin = run.offset + run.index_offset;
-        if from >= index_begin {
-            check.tell(damage(from, to, Fault::Run, None, None));
-            continue;
-        }
-        let Some(index) = indexes.get(*recording, run) else {
-            check.tell(damage(from, to, place.fault, None, Some(run.first_tick..run.end_tick)));
-            continue;
-        };
-        let begin_chunks = run.offset + index.chunks_offset;
-        if from < begin_chunks {
-            check.tell(damage(from, to.min(begin_chunks), place.fault, None, None));
-        }
-        // Chunks of a track that follow each other are told together.
-        let hit = index.entries.iter().filter(|entry| {
-            let begin = run.offset + entry.offset;
-            begin < to && begin + u64::from(entry.length) > from
-        });
-        let mut stretch: Option<Damage> = None;
-        for entry in hit {
-            let (begin, end) = (run.offset + entry.offset, run.offset + entry.offset + u64::from(entry.length));
-            match &mut stretch {
-                Some(Damage { to: last, track, ticks: Some(ticks), .. })
-                    if *track == Some(entry.track) && ticks.end == entry.first_tick =>
-                {
-                    *last = end.min(to);
-                    ticks.end = entry.end_tick();
-                }
-                _ => {
-                    let ticks = Some(entry.first_tick..entry.end_tick());
-                    let next = damage(from.max(begin), end.min(to), place.fault, Some(entry.track), ticks);
-                    if let Some(whole) = stretch.replace(next) {
-                        check.tell(whole);
-                    }
-                }
-            }
-        }
-        if let Some(whole) = stretch {
-            check.tell(whole);
-        }
-        if to > index_begin {
-            check.tell(damage(index_begin.max(from), to, Fault::Run, None, None));
-        }
-    }
-    if !told {
-        check.tell(place.into_damage());
-    }
 }
