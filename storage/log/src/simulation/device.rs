@@ -110,7 +110,7 @@ impl Device {
     }
 
     pub(super) fn fail(&mut self, operation: Operation, skip: u32, times: u32) {
-        self.due.retain(|due| due.0 != operation);
+        self.due.retain(|due| due.2 > 0 && (due.0 != operation || times > 0));
         self.due.push((operation, skip, times));
     }
 

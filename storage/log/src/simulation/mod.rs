@@ -47,9 +47,13 @@ pub enum Defect {
 }
 
 /// The machine. Cheap to clone; all clones are the same machine.
+///
+/// Itself it is the outside world of somebody who outlives all crashes; [`Self::process`] is that of a process, which does not.
 #[derive(Clone)]
 pub struct SimulatedDisk {
     state: Arc<Mutex<State>>,
+    /// The generation outside of which everything fails.
+    process: Option<u64>,
 }
 
 struct State {
@@ -76,7 +80,14 @@ impl SimulatedDisk {
             devices: vec![Device::new(Path::new("/"))],
             locks: BTreeSet::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self { state: Arc::new(Mutex::new(state)), process: None }
+    }
+
+    /// The outside world of a process that begins now, and ends with the next [`Self::crash`] or [`Self::kill`]: then everything
+    /// fails, so that nothing of it touches the world any more.
+    pub fn process(&self) -> Arc<dyn Io> {
+        let process = Some(self.state().generation);
+        Arc::new(Self { process, ..self.clone() })
     }
 
     /// Puts a further device, empty, at a path, which becomes a directory on the device above if it is none. One that was
@@ -105,8 +116,8 @@ impl SimulatedDisk {
         self.at_mount(path, |device| device.is_mounted = false);
     }
 
-    /// Makes an operation fail `times` times with an I/O error, after it has succeeded `skip` times. `path` is anywhere on
-    /// the device, here and below.
+    /// Makes an operation fail `times` times with an I/O error, after it has succeeded `skip` times; then what a later call
+    /// asked for follows. No times: forgets what was asked for. `path` is anywhere on the device, here and below.
     pub fn fail(&self, path: &Path, operation: Operation, skip: u32, times: u32) {
         self.at(path, |device| device.fail(operation, skip, times));
     }
@@ -208,6 +219,13 @@ impl SimulatedDisk {
         });
     }
 
+    fn check_alive(&self, state: &State) -> io::Result<()> {
+        match self.process {
+            Some(process) if process != state.generation => Err(io::Error::from_raw_os_error(libc::EIO)),
+            _ => Ok(()),
+        }
+    }
+
     /// Does something with the device of a path, unless it is to fail.
     fn attempt<T>(
         &self,
@@ -215,29 +233,46 @@ impl SimulatedDisk {
         operation: Operation,
         act: impl FnOnce(&mut Device, &Path) -> io::Result<T>,
     ) -> io::Result<T> {
-        let mut state = self.state();
+        self.attempt_in(&mut self.state(), path, operation, act)
+    }
+
+    fn attempt_in<T>(
+        &self,
+        state: &mut State,
+        path: &Path,
+        operation: Operation,
+        act: impl FnOnce(&mut Device, &Path) -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.check_alive(state)?;
         let index = state.device(path);
-        let State { random, devices, .. } = &mut *state;
+        let State { random, devices, .. } = state;
         let device = &mut devices[index];
         device.check(operation, random)?;
         let below = device.below(path);
         act(device, &below)
     }
 
-    fn output(&self, path: &Path, device: usize, inode: InodeId, new: &NewFile) -> io::Result<Box<dyn OutputFile>> {
+    fn output(
+        &self,
+        path: &Path,
+        operation: Operation,
+        new: &NewFile,
+        find: impl FnOnce(&mut Device, &Path) -> io::Result<InodeId>,
+    ) -> io::Result<Box<dyn OutputFile>> {
         let mut state = self.state();
-        let generation = state.generation;
-        let device_state = &mut state.devices[device];
-        let preallocates = device_state.preallocates;
-        let length = device_state.file(inode).length();
-        if preallocates && new.bytes > length {
-            if device_state.free_bytes() < new.bytes - length {
-                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        let (inode, preallocates) = self.attempt_in(&mut state, path, operation, |device, below| {
+            let inode = find(device, below)?;
+            let growth = new.bytes.saturating_sub(device.file(inode).length());
+            if device.preallocates && growth > 0 {
+                if device.free_bytes() < growth {
+                    return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+                }
+                device.file(inode).set_length(new.bytes);
             }
-            device_state.file(inode).set_length(new.bytes);
-        }
-        device_state.file(inode).handles += 1;
-        tracing::trace!(path = %path.display(), "simulated file opened for writing");
+            device.file(inode).handles += 1;
+            Ok((inode, device.preallocates))
+        })?;
+        let (device, generation) = (state.device(path), state.generation);
         Ok(Box::new(output::Output::new(self.clone(), generation, device, inode, new.direct, preallocates)))
     }
 }
@@ -260,32 +295,27 @@ impl Device {
 
 impl Io for SimulatedDisk {
     fn create(&self, path: &Path, new: &NewFile) -> io::Result<Box<dyn OutputFile>> {
-        let device = self.state().device(path);
-        let inode = self.attempt(path, Operation::Create, |device, below| device.create_file(below))?;
-        self.output(path, device, inode, new)
+        self.output(path, Operation::Create, new, Device::create_file)
     }
 
     fn extend(&self, path: &Path, new: &NewFile) -> io::Result<Box<dyn OutputFile>> {
-        let device = self.state().device(path);
-        let inode = self.attempt(path, Operation::Open, |device, below| device.find_file(below))?;
-        self.output(path, device, inode, new)
+        self.output(path, Operation::Open, new, |device, below| device.find_file(below))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn InputFile>> {
-        let (device, generation) = {
-            let state = self.state();
-            (state.device(path), state.generation)
-        };
-        let inode = self.attempt(path, Operation::Open, |device, below| {
+        let mut state = self.state();
+        let inode = self.attempt_in(&mut state, path, Operation::Open, |device, below| {
             let inode = device.find_file(below)?;
             device.file(inode).handles += 1;
             Ok(inode)
         })?;
+        let (device, generation) = (state.device(path), state.generation);
         Ok(Arc::new(Input { disk: self.clone(), generation, device, inode }))
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state();
+        self.check_alive(&state)?;
         let index = state.device(path);
         let State { random, devices, .. } = &mut *state;
         let device = &mut devices[index];
@@ -314,9 +344,11 @@ impl Io for SimulatedDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let same = self.state().device(from) == self.state().device(to);
-        if !same {
-            return Err(io::ErrorKind::CrossesDevices.into());
+        {
+            let state = self.state();
+            if state.device(from) != state.device(to) {
+                return Err(io::ErrorKind::CrossesDevices.into());
+            }
         }
         self.attempt(from, Operation::Rename, |device, below| device.rename(below, &device.below(to)))
     }
