@@ -22,6 +22,15 @@ const BLOCK_BYTES: u64 = 4096;
 /// How long a recorder may take to let go of a disk that fails.
 const RELEASE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Bytes that files may still take on the file system of `path`.
+///
+/// # Errors
+/// When it does not answer.
+pub fn free_bytes(path: &Path) -> Result<u64> {
+    let space = rustix::fs::statvfs(path).with_context(|| format!("cannot ask for the space at {}", path.display()))?;
+    Ok(space.f_bavail * space.f_frsize)
+}
+
 /// What becomes of what is on its way to the disk when that is shut down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
@@ -58,9 +67,10 @@ impl Disk {
         fs::create_dir(&disk.mount_point).with_context(|| format!("cannot make {}", disk.mount_point.display()))?;
         let image = File::create_new(&disk.image).with_context(|| format!("cannot make {}", disk.image.display()))?;
         image.set_len(mebibytes << 20).with_context(|| format!("cannot size {}", disk.image.display()))?;
-        // No reserved blocks: full means full, also for root.
+        // No reserved blocks: full means full, also for root. Few inodes, so that a large disk in a sparse file takes little.
         let mut make = command(&Network::Own, "mkfs.ext4");
-        make.args(["-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0"]).arg(&disk.image);
+        make.args(["-q", "-F", "-m", "0", "-N", "16384", "-E", "lazy_itable_init=0,lazy_journal_init=0"]);
+        make.arg(&disk.image);
         output(&mut make)?;
         disk.mount()?;
         Ok(disk)
@@ -94,8 +104,7 @@ impl Disk {
     /// # Errors
     /// When the file system does not answer.
     pub fn free_bytes(&self) -> Result<u64> {
-        let space = rustix::fs::statvfs(&self.mount_point).context("cannot ask for the disk's space")?;
-        Ok(space.f_bavail * space.f_frsize)
+        free_bytes(&self.mount_point)
     }
 
     fn ballast(&self) -> PathBuf {

@@ -20,11 +20,13 @@ pub mod http;
 pub mod interrupt;
 pub mod metrics;
 pub mod process;
+pub mod random;
 pub mod recorder;
 pub mod reference;
 pub mod rtp_file;
 pub mod sipp;
 pub mod speech;
+pub mod time;
 pub mod wav;
 
 pub use bed::Bed;
