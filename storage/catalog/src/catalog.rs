@@ -146,7 +146,7 @@ pub struct CatalogStatistics {
 /// How far a backup is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BackupProgress {
-    /// What of the catalog the backup holds by now, and the size of the catalog.
-    pub bytes: u64,
-    pub bytes_total: u64,
+    pub copied_bytes: u64,
+    /// The size of the catalog: no more is to be copied, and less when earlier backups hold a part of it.
+    pub catalog_bytes: u64,
 }

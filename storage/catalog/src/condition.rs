@@ -2,13 +2,14 @@
 //!
 //! Whether a recording matches is decided here and nowhere else; indexes only propose.
 
+use crate::keys::field_kind;
 use crate::{CatalogError, FILTER_CONDITIONS_MAX, Filter, Measure, Span, TextField, TextMatch};
 use sidetone_model::{CaptureTime, Recording, RecordingState, Stream};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 
-/// So many bytes of a normalized text are searched.
-pub(crate) const TEXT_BYTES_MAX: usize = 128;
+/// So many bytes of a text that is in an index are searched.
+const TEXT_BYTES_MAX: usize = 64;
 
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Condition {
@@ -52,6 +53,7 @@ impl Condition {
             Filter::And(all) => return if negated { Self::Any(parts(all)) } else { Self::All(parts(all)) },
             Filter::Or(any) => return if negated { Self::All(parts(any)) } else { Self::Any(parts(any)) },
             Filter::Started(span) => Test::Started(*span),
+            Filter::State(state) if negated => return Self::other_states(*state),
             Filter::State(state) => Test::State(*state),
             Filter::Duration(span) => Test::Duration(*span),
             Filter::Text(field, matching) => Test::Text(*field, matching.normalized(*field)),
@@ -61,6 +63,12 @@ impl Condition {
             Filter::OnHold => Test::OnHold,
         };
         if negated { Self::IsNot(test) } else { Self::Is(test) }
+    }
+
+    /// As a positive condition, which indexes can answer.
+    fn other_states(state: RecordingState) -> Self {
+        let all = [RecordingState::Active, RecordingState::Complete, RecordingState::Incomplete];
+        Self::Any(all.into_iter().filter(|&other| other != state).map(|other| Self::Is(Test::State(other))).collect())
     }
 
     pub(crate) fn matches(&self, recording: &Recording) -> bool {
@@ -165,6 +173,7 @@ fn raw_texts(recording: &Recording, field: TextField) -> Box<dyn Iterator<Item =
 /// What of a recording's text is searched; empty when there is none.
 fn searchable(field: TextField, text: &str) -> Cow<'_, str> {
     match normalize(field, text) {
+        text if field_kind(field).is_none() => text,
         Cow::Borrowed(text) => Cow::Borrowed(truncate(text, TEXT_BYTES_MAX)),
         Cow::Owned(mut text) => {
             text.truncate(truncate(&text, TEXT_BYTES_MAX).len());
@@ -285,8 +294,8 @@ mod tests {
     #[test]
     fn a_long_text_is_cut_between_characters() {
         let text = "ä".repeat(100);
-        assert_eq!(searchable(TextField::Name, &text), "ä".repeat(64));
-        assert_eq!(searchable(TextField::Name, &format!("a{text}")).len(), 127);
+        assert_eq!(searchable(TextField::Name, &text), "ä".repeat(32));
+        assert_eq!(searchable(TextField::Name, &format!("a{text}")).len(), 63);
         // Neither lower-casing nor the cut may leave less than the whole again.
         assert_eq!(
             searchable(TextField::Name, &searchable(TextField::Name, &text)),

@@ -39,9 +39,9 @@ pub struct Span<T> {
     pub to: Option<T>,
 }
 
-impl<T: PartialOrd> Span<T> {
+impl<T: PartialOrd + Copy> Span<T> {
     pub fn contains(&self, value: T) -> bool {
-        self.from.as_ref().is_none_or(|from| value >= *from) && self.to.as_ref().is_none_or(|to| value < *to)
+        self.from.is_none_or(|from| value >= from) && self.to.is_none_or(|to| value < to)
     }
 }
 
@@ -82,8 +82,8 @@ pub enum TextField {
     CallId,
 }
 
-/// How a text is compared: in lower case, white space as single spaces and none around it, the first 128 bytes of the
-/// recording's text.
+/// How a text is compared: in lower case, white space as single spaces and none around it; of numbers, names, users and
+/// addresses the first 64 bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum TextMatch {
     Is(String),

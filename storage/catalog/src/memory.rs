@@ -144,7 +144,10 @@ impl Entry {
         let sequence = record.sequence;
         match &record.fact {
             Fact::Recording { recording, resume } => {
-                Newest::replace(&mut self.document, sequence, (Arc::clone(recording), resume.clone()), places);
+                // These two are not the document's.
+                let bare =
+                    Recording { annotations: Annotations::default(), proof: None, ..Recording::clone(recording) };
+                Newest::replace(&mut self.document, sequence, (Arc::new(bare), resume.clone()), places);
             }
             Fact::Annotations { annotations, .. } => {
                 Newest::replace(&mut self.annotations, sequence, annotations.clone(), places);

@@ -48,6 +48,13 @@ impl OrderKey {
         Some((started_at, RecordingId(uuid::Uuid::from_bytes(id))))
     }
 
+    /// What all keys of the same start time begin with.
+    pub(crate) fn time(&self) -> [u8; TIME_BYTES] {
+        let mut time = [0; TIME_BYTES];
+        time.copy_from_slice(&self.bytes[..TIME_BYTES]);
+        time
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }
