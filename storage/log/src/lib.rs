@@ -11,6 +11,7 @@
 //! * `journal` – the writer; `recover` – the end of what a crash left; `reader` – everything that reads
 
 mod backlog;
+mod bad_blocks;
 mod block;
 mod entry;
 mod error;

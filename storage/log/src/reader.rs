@@ -3,9 +3,10 @@
 //! Constraints: never writes; works beside a writer in this or another process. Single chunks are read through the page
 //! cache with one pread; a bounded number of files is kept open.
 
+use crate::bad_blocks::PassingOverBadBlocks;
 use crate::files::{OpenFiles, Owner, check_header, journal_path, list_journal};
 use crate::format::{ALIGNMENT_BYTES, CHUNK_PAYLOAD_OFFSET, FileHeader, FileKind, Meaning, RECORD_BYTES_MAX};
-use crate::io::{FileSize, InputFile};
+use crate::io::FileSize;
 use crate::scan::{FileScan, Opening, Step, read_opening};
 use crate::{ChunkRecord, Entry, Located, LogError, LogPosition};
 use std::collections::VecDeque;
@@ -126,6 +127,7 @@ impl JournalReader {
             Err(LogError::Retired { .. }) => return Ok(None),
             other => other?,
         };
+        let handle = PassingOverBadBlocks::new(handle, &path);
         match read_opening(&handle).map_err(|source| LogError::io("read", path, source))? {
             Opening::Header(FileHeader { kind: FileKind::Journal { previous_end }, .. }) => Ok(Some(previous_end)),
             _ => Ok(None),
@@ -137,7 +139,7 @@ impl JournalReader {
 pub struct JournalScan {
     reader: JournalReader,
     files: VecDeque<u32>,
-    current: Option<(u32, FileScan<Arc<dyn InputFile>>)>,
+    current: Option<(u32, FileScan<Arc<PassingOverBadBlocks>>)>,
     position: LogPosition,
     at_least: LogPosition,
     until: Option<LogPosition>,
@@ -219,7 +221,7 @@ impl JournalScan {
         let handle = match self.reader.shared.files.open(&path) {
             // Removed since the files were listed.
             Err(LogError::Retired { .. }) => return Err(LogError::MissingFile { file }),
-            other => other?,
+            other => PassingOverBadBlocks::new(other?, &path),
         };
         let known_end = match self.until {
             Some(until) if until.file == file => Some(until.offset),

@@ -1,18 +1,13 @@
 //! Finding the end of a journal that another process, or another run of the machine, has left.
 
+use crate::bad_blocks::PassingOverBadBlocks;
 use crate::files::{Owner, check_header, journal_path, list_journal};
 use crate::format::ALIGNMENT_BYTES;
-use crate::io::{InputFile, Io};
-use crate::scan::{FileScan, Opening, ReadAt, Step, read_opening};
+use crate::io::Io;
+use crate::scan::{FileScan, Opening, Step, read_opening};
 use crate::{LogError, LogPosition};
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-
-/// So many blocks that cannot be read are passed over before the rest of the file is left alone: a device in its last hours takes
-/// seconds for each.
-const UNREADABLE_BLOCKS_MAX: u32 = 64;
 
 /// The end of the journal in `directory`, and the next file goes behind it. What lies before is durable when this returns: what a
 /// killed process had written is read from the page cache here, and is about to be acknowledged.
@@ -31,7 +26,7 @@ pub(crate) fn recover(
         let known = if number == known_durable.file { known_durable.offset } else { 0 };
         io.sync_file(&path).map_err(|source| LogError::io("sync", &path, source))?;
         let file = io.open(&path).map_err(|source| LogError::io("open", &path, source))?;
-        let file = Arc::new(PassingOverBadBlocks { file, unreadable: AtomicU32::new(0) });
+        let file = PassingOverBadBlocks::new(file, &path);
         let opening = read_opening(&file).map_err(|source| LogError::io("read", &path, source))?;
         let file_id = match opening {
             Opening::Header(header) => {
@@ -49,8 +44,8 @@ pub(crate) fn recover(
         let end = match file_id {
             Some(file_id) => find_end(io, &path, file, file_id, known)?,
             None => {
-                tracing::error!(path = %path.display(), "a journal file cannot be read; it is left as it is");
-                known
+                tracing::error!(path = %path.display(), "a journal file cannot be read: all of it counts as once durable");
+                whole(&file, &path)?.max(known)
             }
         };
         return Ok(known_durable.max(LogPosition { file: number, offset: end }));
@@ -65,7 +60,7 @@ fn find_end(
     file_id: uuid::Uuid,
     known: u64,
 ) -> Result<u64, LogError> {
-    let bytes = file.file.bytes().map_err(|source| LogError::io("inspect", path, source))?;
+    let bytes = whole(&file, path)?;
     let mut scan = FileScan::new(Arc::clone(&file), file_id, None, 0).at_least(known);
     let end = loop {
         match scan.step() {
@@ -75,12 +70,17 @@ fn find_end(
             }
             Ok(Step::End { at }) => break at,
             Err(error) => {
-                // Readers find what can be read of it, if the device lets them; nothing is written behind.
                 tracing::error!(path = %path.display(), %error, "a journal file cannot be read: all of it counts as once durable");
-                return Ok(bytes.next_multiple_of(ALIGNMENT_BYTES as u64).max(known));
+                return Ok(bytes.max(known));
             }
         }
     };
+    let unreadable_end = file.unreadable_end();
+    if unreadable_end > end {
+        // It may have been the last flush, or in the middle of it: nobody can call that torn.
+        tracing::error!(path = %path.display(), end, unreadable_end, "the end of the journal cannot be read: it counts as once durable");
+        return Ok(scan.used_end().max(unreadable_end).max(known));
+    }
     let used = scan.used_end().max(known);
     if bytes > used
         && let Err(error) = io.truncate(path, used)
@@ -90,51 +90,8 @@ fn find_end(
     Ok(end)
 }
 
-/// A file some of whose blocks the device cannot read: they look like zeros.
-struct PassingOverBadBlocks {
-    file: Arc<dyn InputFile>,
-    unreadable: AtomicU32,
-}
-
-impl PassingOverBadBlocks {
-    /// All of it could be read, and is zero behind the header.
-    fn holds_no_record(&self) -> bool {
-        let mut bytes = vec![0; 1 << 20];
-        let mut offset = ALIGNMENT_BYTES as u64;
-        loop {
-            match self.read_at(&mut bytes, offset) {
-                Ok(0) => return self.unreadable.load(Ordering::Relaxed) == 0,
-                Ok(filled) if bytes[..filled].iter().all(|&byte| byte == 0) => offset += filled as u64,
-                _ => return false,
-            }
-        }
-    }
-}
-
-impl ReadAt for PassingOverBadBlocks {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        if let Ok(filled) = self.file.read_at(bytes, offset) {
-            return Ok(filled);
-        }
-        let mut filled = 0;
-        while filled < bytes.len() {
-            let at = offset + filled as u64;
-            let block_end = (at + 1).next_multiple_of(ALIGNMENT_BYTES as u64);
-            let length = (bytes.len() - filled).min((block_end - at) as usize);
-            let block = &mut bytes[filled..filled + length];
-            match self.file.read_at(block, at) {
-                Ok(read) if read < length => return Ok(filled + read),
-                Ok(_) => {}
-                Err(error) => {
-                    if self.unreadable.fetch_add(1, Ordering::Relaxed) >= UNREADABLE_BLOCKS_MAX {
-                        return Err(error);
-                    }
-                    tracing::error!(%error, offset = at, "a block of the journal cannot be read");
-                    block.fill(0);
-                }
-            }
-            filled += length;
-        }
-        Ok(filled)
-    }
+/// Where a file ends, in whole blocks.
+fn whole(file: &PassingOverBadBlocks, path: &Path) -> Result<u64, LogError> {
+    let bytes = file.bytes().map_err(|source| LogError::io("inspect", path, source))?;
+    Ok(bytes.next_multiple_of(ALIGNMENT_BYTES as u64))
 }

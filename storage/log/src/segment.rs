@@ -15,9 +15,13 @@ pub struct SealedRun {
     pub through: Vec<Through>,
 }
 
-/// The table of contents of a run, which is a record at its end. Volume, segment and place are not in it.
+/// The table of contents of a run, which is a record at its end. It says where it lies, so that a copy elsewhere is none.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RunIndex {
+    /// Of the segment, as in its header.
+    pub file_id: Uuid,
+    /// The run's first byte in the segment.
+    pub offset: u64,
     pub recording: RecordingId,
     /// How far the journals' chunks of the recording are in runs, this one included.
     pub through: Vec<Through>,
@@ -121,13 +125,17 @@ impl RunIndex {
         self.entries.iter().map(|entry| u64::from(entry.length) - CHUNK_PAYLOAD_OFFSET as u64).sum()
     }
 
-    /// The run whose index this is, when it begins at `offset` of that segment. `record_bytes` is the length of the index's
-    /// own record.
-    pub fn run(&self, volume: VolumeNumber, segment: SegmentNumber, offset: u64, record_bytes: u32) -> Run {
+    /// Whether this is the record at `offset` of the file with that id; another is a copy, or forged.
+    pub(crate) fn lies_at(&self, file_id: Uuid, offset: u64) -> bool {
+        self.file_id == file_id && self.offset.checked_add(self.index_offset) == Some(offset)
+    }
+
+    /// The run whose index this is. `record_bytes` is the length of the index's own record.
+    pub fn run(&self, volume: VolumeNumber, segment: SegmentNumber, record_bytes: u32) -> Run {
         Run {
             volume,
             segment,
-            offset,
+            offset: self.offset,
             length: self.index_offset.saturating_add(u64::from(record_bytes)),
             index_offset: self.index_offset,
             chunks: self.entries.len() as u32,

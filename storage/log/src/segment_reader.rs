@@ -3,13 +3,13 @@
 //! Constraints: never writes; works beside a writer in this or another process. A chunk is one read, a run index is one
 //! read; checksums and what the caller knows are proven before anything is given out.
 
+use crate::bad_blocks::PassingOverBadBlocks;
 use crate::files::{OpenFiles, Owner, check_header, list_segments, segment_path};
 use crate::format::{
     ALIGNMENT_BYTES, FileHeader, FileKind, Frame, Meaning, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, aligned,
     decode_frame, interpret,
 };
-use crate::io::InputFile;
-use crate::scan::{FileScan, Opening, Step, read_opening};
+use crate::scan::{FileScan, Opening, ReadAt, Step, read_opening};
 use crate::segment_walk::Gathering;
 use crate::{ChunkRecord, Content, FactRecord, Footer, LogError, Run, RunEntry, RunIndex, SegmentEntry, SegmentNumber};
 use sidetone_model::RecordingId;
@@ -111,7 +111,7 @@ impl SegmentReader {
     /// which [`LogError::is_damage`] holds; the iterator goes on behind it.
     pub fn facts(&self, segment: SegmentNumber, bytes: Range<u64>) -> Result<SegmentFacts, LogError> {
         let path = self.path(segment);
-        let file = self.shared.files.open(&path)?;
+        let file = PassingOverBadBlocks::new(self.shared.files.open(&path)?, &path);
         // No flush begins within, so that the file's id is not needed.
         let scan = FileScan::new(file, Uuid::nil(), Some(bytes.end), bytes.start).window_bytes(FACTS_WINDOW_BYTES);
         Ok(SegmentFacts { segment, path, scan, finished: false })
@@ -123,7 +123,7 @@ impl SegmentReader {
 
     pub(crate) fn open_segment(&self, segment: SegmentNumber) -> Result<OpenSegment, LogError> {
         let path = self.path(segment);
-        let file = self.shared.files.open(&path)?;
+        let file = PassingOverBadBlocks::new(self.shared.files.open(&path)?, &path);
         let bytes = file.bytes().map_err(|source| LogError::io("inspect", &path, source))?;
         let opening = read_opening(&file).map_err(|source| LogError::io("read", &path, source))?;
         let mut opened = OpenSegment {
@@ -184,7 +184,7 @@ pub(crate) fn read_run_index(
             Meaning::Malformed(what) => return Err(bad(what)),
             _ => return Err(bad("another record lies there")),
         };
-        let described = index.run(run.volume, run.segment, run.offset, length as u32);
+        let described = index.run(run.volume, run.segment, length as u32);
         if index.recording != recording || described != *run {
             return Err(bad("it is the index of another run"));
         }
@@ -196,7 +196,7 @@ pub(crate) fn read_run_index(
 pub(crate) struct OpenSegment {
     pub(crate) path: PathBuf,
     pub(crate) volume_and_number: (crate::VolumeNumber, SegmentNumber),
-    pub(crate) file: Arc<dyn InputFile>,
+    pub(crate) file: Arc<PassingOverBadBlocks>,
     pub(crate) bytes: u64,
     pub(crate) header: Option<FileHeader>,
     pub(crate) file_id: Uuid,
@@ -295,7 +295,7 @@ impl OpenSegment {
             let end = contents.end;
             return Ok((contents, (end, 0)));
         }
-        let mut gathering = Gathering::new(volume, number);
+        let mut gathering = Gathering::new(volume, number, self.file_id);
         let mut last_flush = (contents.end, 0);
         let mut scan = FileScan::new(Arc::clone(&self.file), self.file_id, None, 0).at_least(at_least);
         loop {
@@ -314,7 +314,11 @@ impl OpenSegment {
                 }
                 Step::Damaged { from, to } => contents.damaged.push(from..to),
                 Step::End { at } => {
-                    contents.end = at;
+                    // What the device cannot read may have been durable: nobody can call that torn.
+                    contents.end = at.max(self.file.unreadable_end());
+                    if contents.end > at {
+                        contents.damaged.push(at..contents.end);
+                    }
                     contents.entries = gathering.finish();
                     return Ok((contents, last_flush));
                 }
@@ -327,7 +331,7 @@ impl OpenSegment {
 pub struct SegmentFacts {
     segment: SegmentNumber,
     path: PathBuf,
-    scan: FileScan<Arc<dyn InputFile>>,
+    scan: FileScan<Arc<PassingOverBadBlocks>>,
     finished: bool,
 }
 

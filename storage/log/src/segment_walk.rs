@@ -2,11 +2,13 @@
 
 use crate::format::{ALIGNMENT_BYTES, Meaning};
 use crate::{Content, FactGroup, SealedRun, SegmentEntry, SegmentNumber, VolumeNumber};
+use uuid::Uuid;
 
 /// Takes records and gives entries.
 pub(crate) struct Gathering {
     volume: VolumeNumber,
     number: SegmentNumber,
+    file_id: Uuid,
     entries: Vec<SegmentEntry>,
     /// Facts that may belong to the run whose index comes later: first byte and the byte behind the last.
     facts: Vec<(u64, u64)>,
@@ -15,22 +17,22 @@ pub(crate) struct Gathering {
 }
 
 impl Gathering {
-    pub(crate) fn new(volume: VolumeNumber, number: SegmentNumber) -> Self {
-        Self { volume, number, entries: Vec::new(), facts: Vec::new(), end: ALIGNMENT_BYTES as u64 }
+    pub(crate) fn new(volume: VolumeNumber, number: SegmentNumber, file_id: Uuid) -> Self {
+        Self { volume, number, file_id, entries: Vec::new(), facts: Vec::new(), end: ALIGNMENT_BYTES as u64 }
     }
 
     pub(crate) fn take(&mut self, offset: u64, length: u32, meaning: &Meaning) {
         match meaning {
             Meaning::Content(Content::Fact(_)) => self.facts.push((offset, offset + u64::from(length))),
             Meaning::RunIndex(index) => {
-                // Nothing can begin where it says that its run does: then it is no run.
-                let begin = offset.checked_sub(index.index_offset).filter(|&begin| begin >= self.end);
-                let Some(begin) = begin else { return };
+                if !index.lies_at(self.file_id, offset) || index.offset < self.end {
+                    return;
+                }
                 self.end = offset + u64::from(length);
-                let of_run = self.facts.partition_point(|&(first, _)| first < begin);
+                let of_run = self.facts.partition_point(|&(first, _)| first < index.offset);
                 self.facts.truncate(of_run);
                 self.end_group();
-                let run = index.run(self.volume, self.number, begin, length);
+                let run = index.run(self.volume, self.number, length);
                 let sealed = SealedRun { recording: index.recording, run, through: index.through.clone() };
                 self.entries.push(SegmentEntry::Run(sealed));
             }

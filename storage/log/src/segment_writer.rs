@@ -314,6 +314,8 @@ impl RunWriter<'_> {
     /// Writes the run index. With it the run is there, once it is flushed.
     pub fn finish(mut self, through: &[Through], tables: Vec<Table>) -> Result<Run, LogError> {
         let index = RunIndex {
+            file_id: self.writer.file_id,
+            offset: self.offset.ok_or(LogError::BadRun { what: "it has no chunk" })?,
             recording: self.recording,
             through: through.to_vec(),
             chunks_offset: self.chunks_offset,
@@ -322,10 +324,9 @@ impl RunWriter<'_> {
             root: self.tree.root(),
             tables,
         };
-        let (offset, length) = self.append(&[&run_index_record(&index)?])?;
-        let begin = self.offset.unwrap_or(offset);
+        let (_, length) = self.append(&[&run_index_record(&index)?])?;
         let writer = self.writer;
-        let run = index.run(writer.volume, writer.number, begin, length as u32);
+        let run = index.run(writer.volume, writer.number, length as u32);
         let sealed = SealedRun { recording: self.recording, run: run.clone(), through: index.through };
         writer.entries.push(SegmentEntry::Run(sealed));
         Ok(run)

@@ -1,6 +1,7 @@
 //! The journal on real files: reading back, torn tails, damage, foreign files. `failures` and `seeds` have it on a simulated disk.
 
 mod failures;
+mod flips;
 mod seeds;
 mod segments;
 

@@ -4,9 +4,9 @@
 //! Constraints: reads once from the beginning to the end, and run indexes where something is damaged. Memory is bounded
 //! whatever the file holds: one window, the chunks of one run, an entry for each run, and at most [`PLACES_MAX`] damaged places.
 
+use crate::bad_blocks::PassingOverBadBlocks;
 use crate::files::check_header;
 use crate::format::{ALIGNMENT_BYTES, FileKind, Meaning};
-use crate::io::InputFile;
 use crate::scan::{FileScan, Opening, Step, read_opening};
 use crate::{Content, JournalReader, LogError};
 use sidetone_model::{RecordingId, Tick, TrackId};
@@ -104,7 +104,7 @@ impl JournalReader {
     /// Damage is none. [`LogError::Retired`], [`LogError::UnknownRecord`], a file that belongs elsewhere, failed reads.
     pub fn verify_file(&self, file: u32, at_least: u64, watch: Watch<'_>) -> Result<Verified, LogError> {
         let path = self.path(file);
-        let handle = self.open_files().open(&path)?;
+        let handle = PassingOverBadBlocks::new(self.open_files().open(&path)?, &path);
         let opening = read_opening(&handle).map_err(|source| LogError::io("read", &path, source))?;
         let known_end = self.known_end(file)?;
         let mut check = Check::new(path, watch);
@@ -190,7 +190,7 @@ impl<'a> Check<'a> {
 
     pub(crate) fn walk(
         &mut self,
-        mut scan: FileScan<Arc<dyn InputFile>>,
+        mut scan: FileScan<Arc<PassingOverBadBlocks>>,
         records: &mut dyn Records,
     ) -> Result<(), LogError> {
         let mut told = 0;

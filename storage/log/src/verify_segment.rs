@@ -14,6 +14,7 @@ use sidetone_model::{MerkleRoot, RecordingId};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use uuid::Uuid;
 
 impl SegmentReader {
     /// Checks one segment. `at_least` is an offset before which everything is known to have been durable, 0 when nothing is
@@ -76,6 +77,7 @@ struct Seen {
 /// What the records of a segment say, held against each other.
 struct SegmentCheck {
     volume_and_number: (VolumeNumber, SegmentNumber),
+    file_id: Uuid,
     footer: Option<Footer>,
     index: Option<Arc<Vec<SegmentEntry>>>,
     chunks: VecDeque<Seen>,
@@ -94,6 +96,7 @@ impl SegmentCheck {
     fn new(opened: &OpenSegment, footer: Option<Footer>, index: Option<Arc<Vec<SegmentEntry>>>) -> Self {
         Self {
             volume_and_number: opened.volume_and_number,
+            file_id: opened.file_id,
             footer,
             index,
             chunks: VecDeque::new(),
@@ -116,15 +119,14 @@ impl SegmentCheck {
     fn run(&mut self, offset: u64, length: u32, index: &RunIndex, check: &mut Check<'_>) {
         let damaged = std::mem::take(&mut self.damaged);
         let seen = std::mem::take(&mut self.chunks);
-        let begin = offset.checked_sub(index.index_offset).filter(|&begin| begin >= self.end);
-        let end = offset + u64::from(length);
-        let Some(begin) = begin else {
+        let (begin, end) = (index.offset, offset + u64::from(length));
+        if !index.lies_at(self.file_id, offset) || begin < self.end {
             check.place(offset, end, Fault::Run);
             return;
-        };
+        }
         self.end = end;
         let (volume, number) = self.volume_and_number;
-        let run = index.run(volume, number, begin, length);
+        let run = index.run(volume, number, length);
         check.verified.runs += 1;
         if !damaged {
             let first = begin + index.chunks_offset;

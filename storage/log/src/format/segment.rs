@@ -92,11 +92,12 @@ pub fn run_index_record(index: &RunIndex) -> Result<Vec<u8>, LogError> {
     let (Ok(through), Ok(tables)) = counts else {
         return Err(LogError::BadRun { what: "it has more than 65535 tables or journals" });
     };
-    let mut body = Vec::with_capacity(96 + 13 * index.through.len() + 12 * index.entries.len());
+    let mut body = Vec::with_capacity(112 + 13 * index.through.len() + 12 * index.entries.len());
+    body.extend_from_slice(index.file_id.as_bytes());
     body.extend_from_slice(index.recording.0.as_bytes());
-    body.extend_from_slice(&index.index_offset.to_le_bytes());
-    body.extend_from_slice(&index.chunks_offset.to_le_bytes());
-    body.extend_from_slice(&first_tick.0.to_le_bytes());
+    for number in [index.offset, index.chunks_offset, index.index_offset, first_tick.0] {
+        body.extend_from_slice(&number.to_le_bytes());
+    }
     body.extend_from_slice(&index.root.0);
     body.extend_from_slice(&(index.entries.len() as u32).to_le_bytes());
     body.extend_from_slice(&through.to_le_bytes());
@@ -132,9 +133,9 @@ pub(super) fn decode_run_index(body: &[u8]) -> Result<RunIndex, &'static str> {
 
 fn run_index_fields(body: &[u8]) -> Option<RunIndex> {
     let mut fields = Fields(body);
-    let recording = RecordingId(fields.uuid()?);
-    let (index_offset, chunks_offset) = (fields.u64()?, fields.u64()?);
-    let first_tick = fields.u64()?;
+    let (file_id, recording) = (fields.uuid()?, RecordingId(fields.uuid()?));
+    let (run_offset, chunks_offset, index_offset, first_tick) =
+        (fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?);
     let root = MerkleRoot(fields.array()?);
     let (chunks, through, tables) = (fields.u32()?, fields.u16()?, fields.u16()?);
     let through = fields.through(through)?;
@@ -158,6 +159,8 @@ fn run_index_fields(body: &[u8]) -> Option<RunIndex> {
     // The first grid step is that of the first entry in time.
     let first = entries.iter().map(|entry| entry.first_tick.0).min() == Some(first_tick);
     (fields.0.is_empty() && first).then_some(RunIndex {
+        file_id,
+        offset: run_offset,
         recording,
         through,
         chunks_offset,

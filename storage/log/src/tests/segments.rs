@@ -116,7 +116,10 @@ impl World {
 
     pub(super) fn simulated(seed: u64) -> (Self, SimulatedDisk) {
         let disk = SimulatedDisk::new(seed);
-        (Self::new(Arc::new(disk.clone()), Path::new("/")), disk)
+        let directory = Path::new("/log");
+        disk.create_directory(directory).unwrap();
+        disk.sync_directory(Path::new("/")).unwrap();
+        (Self::new(Arc::new(disk.clone()), directory), disk)
     }
 
     pub(super) fn create(&self, number: u32) -> Result<SegmentWriter, LogError> {
@@ -296,6 +299,11 @@ fn runs_that_were_flushed_survive_any_crash_and_a_segment_left_open_is_closed() 
             writer.close().unwrap();
             flushed = appended.len();
         } else {
+            if random.chance(500) {
+                // All of it is written, and nobody knows.
+                disk.fail(Path::new("/"), Operation::Sync, 0, 1);
+                assert!(flushed == appended.len() || writer.flush().is_err(), "seed {seed}");
+            }
             drop(writer);
         }
         disk.crash();
@@ -458,10 +466,10 @@ fn segments_of_another_store_volume_kind_or_number_are_refused() {
     assert!(matches!(foreign, Err(LogError::ForeignStore { .. })), "{foreign:?}");
     let foreign = open(Owner { volume: VolumeNumber(3), ..OWNER });
     assert!(matches!(foreign, Err(LogError::ForeignVolume { .. })), "{foreign:?}");
-    world.io.rename(Path::new("/0000000001.seg"), Path::new("/0000000002.seg")).unwrap();
+    world.io.rename(Path::new("/log/0000000001.seg"), Path::new("/log/0000000002.seg")).unwrap();
     let other = world.reader.contents(SegmentNumber(2), 0);
     assert!(matches!(other, Err(LogError::NotALogFile { .. })), "{other:?}");
-    world.io.rename(Path::new("/0000000002.seg"), Path::new("/0000000001.jnl")).unwrap();
+    world.io.rename(Path::new("/log/0000000002.seg"), Path::new("/log/0000000001.jnl")).unwrap();
     let journal = JournalReader::open(&files, &world.directory, OWNER);
     let scanned = journal.scan(LogPosition::default(), super::ALL).unwrap().next();
     assert!(matches!(scanned, Some(Err(LogError::NotALogFile { .. }))), "{scanned:?}");
@@ -500,7 +508,7 @@ fn a_file_that_was_replaced_is_read_anew() {
     };
     let (given, run) = write(1);
     given.check(&world.reader, &run);
-    world.io.remove(Path::new("/0000000001.seg")).unwrap();
+    world.io.remove(Path::new("/log/0000000001.seg")).unwrap();
     // It is open still.
     assert!(world.reader.run_index(given.recording, &run).is_ok());
     let (other, other_run) = write(2);
@@ -532,7 +540,7 @@ fn an_impossible_configuration_is_refused() {
         SegmentConfig { preallocate_bytes: 4095, ..small_segments() },
     ] {
         let made =
-            SegmentWriter::create(&world.io, Path::new("/"), SegmentNumber(1), &identity(), ("a", None), &config);
+            SegmentWriter::create(&world.io, Path::new("/log"), SegmentNumber(1), &identity(), ("a", None), &config);
         assert!(matches!(made, Err(LogError::Configuration { .. })), "{config:?}");
     }
     assert!(SegmentConfig::default().output().is_ok());
