@@ -208,7 +208,7 @@ impl<R: ReadAt> FileScan<R> {
     }
 
     /// The record at `offset`, when its checksum is right, it lies within the file's good part, and, for a sync
-    /// record, it is this file's and newer than the last one.
+    /// record, it is this file's, newer than the last one, and where a flush can begin.
     fn record_at(&mut self, offset: u64) -> io::Result<Option<(u32, Meaning)>> {
         let last_sequence = self.last_sequence;
         let (file_id, known_end) = (self.file_id, self.known_end);
@@ -228,7 +228,9 @@ impl<R: ReadAt> FileScan<R> {
             }
             let meaning = interpret(&record);
             if let Meaning::Sync(sync) = &meaning
-                && (sync.file_id != file_id || sync.sequence <= last_sequence)
+                && (sync.file_id != file_id
+                    || sync.sequence <= last_sequence
+                    || !offset.is_multiple_of(ALIGNMENT_BYTES as u64))
             {
                 return Ok(None);
             }
