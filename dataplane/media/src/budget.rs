@@ -69,14 +69,27 @@ impl LatencyBudget {
 
     /// When the flush that holds this chunk must begin at the latest: the same instant for all chunks that end at one cut.
     pub fn flush_due(&self, chunk: &ChunkHeader) -> CaptureTime {
+        self.cut_before(chunk).start().saturating_add(self.sealed_after() + self.hand_over)
+    }
+
+    /// From when on the audio of this chunk was heard. What lies before the cut came behind it, held up by the network.
+    pub fn heard_from(&self, chunk: &ChunkHeader) -> CaptureTime {
+        chunk.first_tick.max(self.cut_before(chunk)).start()
+    }
+
+    /// The last cut before the chunk's end.
+    fn cut_before(&self, chunk: &ChunkHeader) -> Tick {
         let last = chunk.first_tick.0.saturating_add(u64::from(chunk.ticks)).saturating_sub(1);
-        let cut_before = Tick(last - last % u64::from(self.chunk_ticks));
-        cut_before.start().saturating_add(self.sealed_after() + self.hand_over)
+        Tick(last - last % u64::from(self.chunk_ticks))
+    }
+
+    pub fn between_cuts(&self) -> Duration {
+        TICK * u32::from(self.chunk_ticks)
     }
 
     /// From a cut until the audio behind it is sealed.
     fn sealed_after(&self) -> Duration {
-        TICK * u32::from(self.chunk_ticks) + self.reorder_window + self.jitter_allowance
+        self.between_cuts() + self.reorder_window + self.jitter_allowance
     }
 }
 
@@ -150,6 +163,8 @@ mod tests {
         assert_eq!(due, budget.flush_due(&chunk(3497, 38)));
         assert_eq!(due, budget.flush_due(&chunk(3510, 3)));
         assert!(due < budget.flush_due(&chunk(3535, 1)));
+        assert_eq!(budget.heard_from(&chunk(3497, 38)), Tick(3500).start());
+        assert_eq!(budget.heard_from(&chunk(3510, 3)), Tick(3510).start());
     }
 
     proptest! {
