@@ -70,9 +70,7 @@ impl Block {
         };
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let memory = Memory(Arc::new(Region { base, bytes: total, blocks: count }));
-        Ok((0..count)
-            .map(|index| Self { memory: memory.clone(), offset: usize::from(index) * bytes, bytes })
-            .collect())
+        Ok((0..count).map(|index| Self { memory: memory.clone(), offset: usize::from(index) * bytes, bytes }).collect())
     }
 
     pub(crate) fn memory(&self) -> &Memory {

@@ -10,8 +10,8 @@
 use crate::backlog::Backlog;
 use crate::files::{Owner, journal_path, list_journal};
 use crate::format::{
-    ALIGNMENT_BYTES, FORMAT_VERSION, FileHeader, FileKind, Frame, RECORD_BYTES_MAX, TYPE_CHUNK, TYPE_FACT, decode_frame,
-    encode_chunk, encode_fact,
+    ALIGNMENT_BYTES, FORMAT_VERSION, FileHeader, FileKind, Frame, RECORD_BYTES_MAX, TYPE_CHUNK, TYPE_FACT,
+    decode_frame, encode_chunk, encode_fact,
 };
 use crate::io::{Io, random_id};
 use crate::output::{self, LogFile};
@@ -384,7 +384,8 @@ impl Journal {
             Ok(output) => output,
             Err(error) => {
                 // If the name was taken, that file is not ours.
-                let taken = matches!(&error, LogError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
+                let taken =
+                    matches!(&error, LogError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists);
                 self.next_may_exist = !taken;
                 return Err(error);
             }

@@ -42,7 +42,7 @@ pub(crate) fn recover(
             continue;
         }
         let end = match file_id {
-            Some(file_id) => find_end(io, &path, file, file_id, known)?,
+            Some(file_id) => find_end(io, &path, &file, file_id, known)?,
             None => {
                 tracing::error!(path = %path.display(), "a journal file cannot be read: all of it counts as once durable");
                 whole(&file, &path)?.max(known)
@@ -56,12 +56,12 @@ pub(crate) fn recover(
 fn find_end(
     io: &dyn Io,
     path: &Path,
-    file: Arc<PassingOverBadBlocks>,
+    file: &Arc<PassingOverBadBlocks>,
     file_id: uuid::Uuid,
     known: u64,
 ) -> Result<u64, LogError> {
-    let bytes = whole(&file, path)?;
-    let mut scan = FileScan::new(Arc::clone(&file), file_id, None, 0).at_least(known);
+    let bytes = whole(file, path)?;
+    let mut scan = FileScan::new(Arc::clone(file), file_id, None, 0).at_least(known);
     let end = loop {
         match scan.step() {
             Ok(Step::Record { .. }) => {}

@@ -50,8 +50,10 @@ impl RingFile {
     /// Writes to `file`, mostly from `memory`; without a ring if `ring_allowed` is false.
     pub(crate) fn new(file: File, preallocated: bool, memory: &Memory, ring_allowed: bool) -> Self {
         let ring = ring_allowed.then(|| Ring::new(memory)).and_then(|made| {
-            made.inspect_err(|error| tracing::warn!(%error, "no io_uring here: files are written with ordinary system calls"))
-                .ok()
+            made.inspect_err(
+                |error| tracing::warn!(%error, "no io_uring here: files are written with ordinary system calls"),
+            )
+            .ok()
         });
         Self {
             file,
@@ -88,7 +90,9 @@ impl RingFile {
         let rest = &write.block[*done_bytes..write.length];
         let Some(ring) = &mut self.ring else {
             match self.file.write_all_at(rest, offset) {
-                Err(error) if self.direct && error.kind() == io::ErrorKind::InvalidInput => self.go_on_cached(in_flight),
+                Err(error) if self.direct && error.kind() == io::ErrorKind::InvalidInput => {
+                    self.go_on_cached(in_flight);
+                }
                 Err(error) => {
                     self.fail(error);
                     self.progress.writes.push(in_flight.write);

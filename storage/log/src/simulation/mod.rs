@@ -340,7 +340,7 @@ impl Io for SimulatedDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        self.attempt(path, Operation::Remove, |device, below| device.remove(below))
+        self.attempt(path, Operation::Remove, Device::remove)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -354,11 +354,11 @@ impl Io for SimulatedDisk {
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        self.attempt(path, Operation::Create, |device, below| device.create_directory(below))
+        self.attempt(path, Operation::Create, Device::create_directory)
     }
 
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
-        self.attempt(path, Operation::SyncDirectory, |device, below| device.sync_directory(below))
+        self.attempt(path, Operation::SyncDirectory, Device::sync_directory)
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {

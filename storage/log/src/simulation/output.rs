@@ -114,9 +114,8 @@ impl OutputFile for Output {
         assert!(self.flying.is_empty() && self.sync.is_none(), "a sync while something is in flight");
         let disk = self.disk.clone();
         let mut state = disk.state();
-        let delay = |(device, random): (&mut Device, &mut Random)| {
-            random.below(u64::from(device.delay_polls_max) + 1) as u32
-        };
+        let delay =
+            |(device, random): (&mut Device, &mut Random)| random.below(u64::from(device.delay_polls_max) + 1) as u32;
         self.sync = Some(self.alive(&mut state).map_or(0, delay));
     }
 

@@ -322,7 +322,10 @@ fn what_the_catalog_knows_to_be_durable_is_damaged_and_never_torn() {
     assert_eq!(journal.durable(), LogPosition { file: 2, offset: 4096 });
     let after = write_flush(&mut journal, &mut next, 2);
     let (entries, errors) = scan_simulated(&disk);
-    assert!(matches!(errors[..], [LogError::Damaged { file: 1, from, to }] if from == start && to <= known.offset), "{errors:?}");
+    assert!(
+        matches!(errors[..], [LogError::Damaged { file: 1, from, to }] if from == start && to <= known.offset),
+        "{errors:?}"
+    );
     assert!(contents(&entries).starts_with(&expected(&first)) && contents(&entries).ends_with(&expected(&after)));
     drop(journal);
 
@@ -379,8 +382,7 @@ fn what_a_killed_process_left_in_the_cache_is_believed_only_when_the_device_has_
         let mut journal = open_simulated(&disk);
         let mut next = 0;
         let kept = write_flush(&mut journal, &mut next, 3);
-        let pending: Vec<Appended> =
-            (10..30).map(|number| append(&mut journal, number, Some(4000)).unwrap()).collect();
+        let pending: Vec<Appended> = (10..30).map(|number| append(&mut journal, number, Some(4000)).unwrap()).collect();
         disk.set_delay(directory(), 6);
         journal.begin_flush();
         let is_over = (0..4).any(|_| journal.poll_flush(false).unwrap().is_some());
@@ -388,9 +390,7 @@ fn what_a_killed_process_left_in_the_cache_is_believed_only_when_the_device_has_
         drop(journal);
         // The first attempt to open meets an error: what it read may be lost by the time of the second.
         disk.fail(directory(), Operation::Sync, 0, 1);
-        let open = || {
-            Journal::open(disk.process(), directory(), &identity(), &small(), LogPosition::default())
-        };
+        let open = || Journal::open(disk.process(), directory(), &identity(), &small(), LogPosition::default());
         assert!(open().is_err());
         let mut journal = open().unwrap();
         let (entries, errors) = scan_simulated(&disk);
