@@ -2,7 +2,6 @@
 
 use crate::format::ALIGNMENT_BYTES;
 use crate::io::InputFile;
-use crate::scan::ReadAt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,10 +47,9 @@ impl PassingOverBadBlocks {
             }
         }
     }
-}
 
-impl ReadAt for PassingOverBadBlocks {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    /// Reads at `offset`; fewer bytes than asked for only at the end.
+    pub(crate) fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         if let Ok(filled) = self.file.read_at(bytes, offset) {
             return Ok(filled);
         }

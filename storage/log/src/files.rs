@@ -1,6 +1,6 @@
 //! Log files by name, and open for reading: a bounded number of them, however many readers there are.
 
-use crate::format::{FORMAT_VERSION, FileHeader};
+use crate::format::{FORMAT_VERSION, FileHeader, FileKind};
 use crate::io::{InputFile, Io};
 use crate::{LogError, VolumeNumber};
 use std::collections::HashMap;
@@ -67,11 +67,17 @@ pub(crate) fn check_header(header: &FileHeader, path: &Path, number: u32, owner:
     if header.volume != owner.volume {
         return Err(LogError::ForeignVolume { path: path(), found: header.volume, expected: owner.volume });
     }
-    let other_number = (header.file != number).then_some("its header has another number than its name");
-    if let Some(what) = other_number {
-        return Err(LogError::NotALogFile { path: path(), what });
+    let is_segment = path().extension().is_some_and(|extension| extension == &SEGMENT_SUFFIX[1..]);
+    match header.kind {
+        _ if header.file != number => {
+            Err(LogError::NotALogFile { path: path(), what: "its header has another number than its name" })
+        }
+        FileKind::Segment { .. } if !is_segment => Err(LogError::NotALogFile { path: path(), what: "it is a segment" }),
+        FileKind::Journal { .. } if is_segment => {
+            Err(LogError::NotALogFile { path: path(), what: "it is a journal file" })
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Log files open for reading, shared by all readers of a store. Cheap to clone.

@@ -8,7 +8,6 @@
 //! has returned since.
 
 use crate::block::{Block, Memory};
-use crate::scan::ReadAt;
 use sidetone_model::CaptureTime;
 use std::io;
 use std::path::Path;
@@ -171,10 +170,4 @@ pub trait InputFile: Send + Sync {
 
     /// Bytes of the file at present.
     fn bytes(&self) -> io::Result<u64>;
-}
-
-impl ReadAt for dyn InputFile {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        InputFile::read_at(self, bytes, offset)
-    }
 }

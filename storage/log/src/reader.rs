@@ -139,7 +139,7 @@ impl JournalReader {
 pub struct JournalScan {
     reader: JournalReader,
     files: VecDeque<u32>,
-    current: Option<(u32, FileScan<Arc<PassingOverBadBlocks>>)>,
+    current: Option<(u32, FileScan)>,
     position: LogPosition,
     at_least: LogPosition,
     until: Option<LogPosition>,
@@ -232,9 +232,6 @@ impl JournalScan {
         match read_opening(&handle).map_err(|source| LogError::io("read", &path, source))? {
             Opening::Header(header) => {
                 check_header(&header, &path, file, self.reader.shared.owner)?;
-                if !matches!(header.kind, FileKind::Journal { .. }) {
-                    return Err(LogError::NotALogFile { path, what: "it is a segment" });
-                }
                 if let Some(end) = known_end
                     && from > end
                 {

@@ -5,47 +5,15 @@
 //! and go on), and what is bad with no sync record behind it was never acknowledged (the end). Who knows more of the file
 //! says so: [`FileScan::known_end`], [`FileScan::at_least`].
 
+use crate::bad_blocks::PassingOverBadBlocks;
 use crate::format::{
     ALIGNMENT_BYTES, FileHeader, Frame, Meaning, RECORD_BYTES_MAX, SYNC_BYTES, Sync, aligned, decode_frame, interpret,
 };
+use crate::io::InputFile;
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
 use uuid::Uuid;
-
-/// Where the bytes of a file come from.
-pub(crate) trait ReadAt {
-    /// Reads at `offset`; fewer bytes than asked for only at the end.
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
-}
-
-impl ReadAt for std::fs::File {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut filled = 0;
-        while filled < bytes.len() {
-            match std::os::unix::fs::FileExt::read_at(self, &mut bytes[filled..], offset + filled as u64) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(filled)
-    }
-}
-
-impl<R: ReadAt + ?Sized> ReadAt for std::sync::Arc<R> {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        (**self).read_at(bytes, offset)
-    }
-}
-
-impl ReadAt for [u8] {
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
-        let length = rest.len().min(bytes.len());
-        bytes[..length].copy_from_slice(&rest[..length]);
-        Ok(length)
-    }
-}
 
 /// What the beginning of a file says.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,7 +29,7 @@ pub(crate) enum Opening {
     Unreadable(&'static str),
 }
 
-pub(crate) fn read_opening<R: ReadAt>(source: &R) -> io::Result<Opening> {
+pub(crate) fn read_opening(source: &PassingOverBadBlocks) -> io::Result<Opening> {
     let mut bytes = vec![0; 2 * ALIGNMENT_BYTES];
     let length = source.read_at(&mut bytes, 0)?;
     bytes.truncate(length);
@@ -107,8 +75,8 @@ pub(crate) enum Step {
 pub(crate) type Landmarks = Box<dyn Fn(u64) -> Option<u64> + Send>;
 
 /// Walks over the records of one file.
-pub(crate) struct FileScan<R> {
-    source: R,
+pub(crate) struct FileScan {
+    source: Arc<PassingOverBadBlocks>,
     file_id: Uuid,
     known_end: Option<u64>,
     at_least: u64,
@@ -125,10 +93,10 @@ pub(crate) struct FileScan<R> {
 /// Bytes read at once; holds any record.
 const WINDOW_BYTES: usize = RECORD_BYTES_MAX;
 
-impl<R: ReadAt> FileScan<R> {
+impl FileScan {
     /// `from` is the beginning of a record, or 0 for the first. `known_end` is how far the file is good, where that is
     /// known: nothing behind is believed, and everything before it was once durable.
-    pub(crate) fn new(source: R, file_id: Uuid, known_end: Option<u64>, from: u64) -> Self {
+    pub(crate) fn new(source: Arc<PassingOverBadBlocks>, file_id: Uuid, known_end: Option<u64>, from: u64) -> Self {
         let offset = from.max(ALIGNMENT_BYTES as u64);
         Self {
             source,
@@ -147,7 +115,8 @@ impl<R: ReadAt> FileScan<R> {
 
     /// Everything before this offset was once durable: what cannot be read there is damage.
     pub(crate) fn at_least(mut self, offset: u64) -> Self {
-        self.at_least = offset;
+        // No file is longer, whatever somebody remembers.
+        self.at_least = offset.min(i64::MAX as u64);
         self
     }
 
@@ -290,23 +259,34 @@ impl<R: ReadAt> FileScan<R> {
     }
 }
 
+/// A file in memory.
+pub(crate) struct Bytes(pub(crate) Vec<u8>);
+
+impl InputFile for Bytes {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.0.get(offset..)).unwrap_or_default();
+        let length = rest.len().min(bytes.len());
+        bytes[..length].copy_from_slice(&rest[..length]);
+        Ok(length)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.0.len() as u64)
+    }
+}
+
 /// Walks over the bytes of a journal file as a reader would; for the fuzzer. Gives the number of records, of damaged
 /// places, and where the file ends.
 pub fn scan_bytes(file: &[u8]) -> (u64, u64, u64) {
-    struct Bytes<'a>(&'a [u8]);
-    impl ReadAt for Bytes<'_> {
-        fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-            self.0.read_at(bytes, offset)
-        }
-    }
+    let source = PassingOverBadBlocks::new(Arc::new(Bytes(file.to_vec())), Path::new("memory"));
     let (mut records, mut damaged) = (0, 0);
     let never = "memory can be read";
-    let file_id = match read_opening(&Bytes(file)).expect(never) {
+    let file_id = match read_opening(&source).expect(never) {
         Opening::Header(header) => header.file_id,
         Opening::HeaderDamaged { file_id } => file_id,
         Opening::Unborn | Opening::Unreadable(_) => Uuid::nil(),
     };
-    let mut scan = FileScan::new(Bytes(file), file_id, None, 0);
+    let mut scan = FileScan::new(source, file_id, None, 0);
     loop {
         match scan.step().expect(never) {
             Step::Record { .. } => records += 1,

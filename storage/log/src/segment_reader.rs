@@ -4,14 +4,11 @@
 //! read; checksums and what the caller knows are proven before anything is given out.
 
 use crate::bad_blocks::PassingOverBadBlocks;
-use crate::files::{OpenFiles, Owner, check_header, list_segments, segment_path};
-use crate::format::{
-    ALIGNMENT_BYTES, FileHeader, FileKind, Frame, Meaning, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, aligned,
-    decode_frame, interpret,
-};
-use crate::scan::{FileScan, Opening, ReadAt, Step, read_opening};
-use crate::segment_walk::Gathering;
-use crate::{ChunkRecord, Content, FactRecord, Footer, LogError, Run, RunEntry, RunIndex, SegmentEntry, SegmentNumber};
+use crate::files::{OpenFiles, Owner, list_segments, segment_path};
+use crate::format::{FileHeader, Meaning};
+use crate::open_segment::{OpenSegment, check_run_index, run_index_place};
+use crate::scan::{FileScan, Step};
+use crate::{ChunkRecord, Content, FactRecord, LogError, Run, RunEntry, RunIndex, SegmentEntry, SegmentNumber};
 use sidetone_model::RecordingId;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -85,7 +82,8 @@ impl SegmentReader {
     /// [`LogError::BadRunIndex`] when it is damaged or not the index of this run; [`LogError::Retired`].
     pub fn run_index(&self, recording: RecordingId, run: &Run) -> Result<RunIndex, LogError> {
         let path = self.path(run.segment);
-        read_run_index(&self.shared.files, &path, recording, run)
+        let (offset, length) = run_index_place(&path, run)?;
+        self.shared.files.read(&path, offset, length, |bytes| check_run_index(&path, &bytes, recording, run))
     }
 
     /// The chunk that a run's index names.
@@ -123,207 +121,7 @@ impl SegmentReader {
 
     pub(crate) fn open_segment(&self, segment: SegmentNumber) -> Result<OpenSegment, LogError> {
         let path = self.path(segment);
-        let file = PassingOverBadBlocks::new(self.shared.files.open(&path)?, &path);
-        let bytes = file.bytes().map_err(|source| LogError::io("inspect", &path, source))?;
-        let opening = read_opening(&file).map_err(|source| LogError::io("read", &path, source))?;
-        let mut opened = OpenSegment {
-            path,
-            volume_and_number: (self.shared.owner.volume, segment),
-            file,
-            bytes,
-            header: None,
-            file_id: Uuid::nil(),
-            unborn: false,
-        };
-        match opening {
-            Opening::Header(header) => {
-                check_header(&header, &opened.path, segment.0, self.shared.owner)?;
-                if !matches!(header.kind, FileKind::Segment { .. }) {
-                    return Err(LogError::NotALogFile { path: opened.path, what: "it is a journal file" });
-                }
-                opened.file_id = header.file_id;
-                opened.header = Some(header);
-            }
-            Opening::Unborn => opened.unborn = true,
-            Opening::HeaderDamaged { file_id } => opened.file_id = file_id,
-            // The footer names it too.
-            Opening::Unreadable(_) => opened.file_id = opened.footer()?.map_or(Uuid::nil(), |footer| footer.file_id),
-        }
-        Ok(opened)
-    }
-}
-
-impl RunEntry {
-    /// Whether a chunk is the one that this entry speaks of.
-    pub(crate) fn describes(&self, recording: RecordingId, header: &crate::ChunkHeader) -> bool {
-        header.recording == recording
-            && (header.track, header.first_tick, header.ticks, header.packets)
-                == (self.track, self.first_tick, self.ticks, self.packets)
-    }
-}
-
-pub(crate) fn read_run_index(
-    files: &OpenFiles,
-    path: &Path,
-    recording: RecordingId,
-    run: &Run,
-) -> Result<RunIndex, LogError> {
-    let offset = run.offset.saturating_add(run.index_offset);
-    let bad = |what| LogError::BadRunIndex { path: path.to_owned(), offset, what };
-    let length = run.length.checked_sub(run.index_offset).and_then(|length| usize::try_from(length).ok());
-    let length = length.filter(|length| (RECORD_HEADER_BYTES..=RECORD_BYTES_MAX).contains(length));
-    let length = length.ok_or_else(|| bad("no record has this length"))?;
-    files.read(path, offset, length, |bytes| {
-        let meaning = match decode_frame(&bytes) {
-            Frame::Record(record) if record.length as usize == length => interpret(&record),
-            Frame::Record(_) => return Err(bad("the record there has another length")),
-            Frame::NeedMore(_) | Frame::Invalid => return Err(bad("its checksum is wrong")),
-        };
-        let index = match meaning {
-            Meaning::RunIndex(index) => index,
-            Meaning::Malformed(what) => return Err(bad(what)),
-            _ => return Err(bad("another record lies there")),
-        };
-        let described = index.run(run.volume, run.segment, length as u32);
-        if index.recording != recording || described != *run {
-            return Err(bad("it is the index of another run"));
-        }
-        Ok(index)
-    })
-}
-
-/// A segment that is being read.
-pub(crate) struct OpenSegment {
-    pub(crate) path: PathBuf,
-    pub(crate) volume_and_number: (crate::VolumeNumber, SegmentNumber),
-    pub(crate) file: Arc<PassingOverBadBlocks>,
-    pub(crate) bytes: u64,
-    pub(crate) header: Option<FileHeader>,
-    pub(crate) file_id: Uuid,
-    /// Its process died while it made the file.
-    pub(crate) unborn: bool,
-}
-
-impl OpenSegment {
-    /// The footer, if it is where a closed segment has it.
-    pub(crate) fn footer(&self) -> Result<Option<Footer>, LogError> {
-        let block = ALIGNMENT_BYTES as u64;
-        let Some(offset) = self.bytes.checked_sub(block).filter(|offset| offset.is_multiple_of(block)) else {
-            return Ok(None);
-        };
-        Ok(match self.record_at(offset, ALIGNMENT_BYTES)? {
-            Some((_, Meaning::Footer(footer))) if self.file_id.is_nil() || footer.file_id == self.file_id => {
-                Some(footer)
-            }
-            _ => None,
-        })
-    }
-
-    /// Footer and index of a closed segment, if both are whole and agree.
-    pub(crate) fn closed(&self) -> Result<Option<(Footer, Vec<SegmentEntry>)>, LogError> {
-        let Some(footer) = self.footer()? else { return Ok(None) };
-        Ok(self.index(&footer)?.map(|entries| (footer, entries)))
-    }
-
-    pub(crate) fn closed_contents(&self, entries: Vec<SegmentEntry>) -> SegmentContents {
-        SegmentContents { header: self.header.clone(), closed: true, entries, damaged: Vec::new(), end: self.bytes }
-    }
-
-    fn index(&self, footer: &Footer) -> Result<Option<Vec<SegmentEntry>>, LogError> {
-        let (volume, number) = self.volume_and_number;
-        let mut entries = Vec::new();
-        let mut offset = footer.index_offset;
-        for _ in 0..footer.index_records {
-            let Some((next, Meaning::SegmentIndex(part))) = self.record_at(offset, RECORD_BYTES_MAX)? else {
-                return Ok(None);
-            };
-            entries.extend(part);
-            offset = next;
-        }
-        let mut end = ALIGNMENT_BYTES as u64;
-        let (mut runs, mut groups, mut chunks, mut payload_bytes) = (0, 0, 0, 0u64);
-        for entry in &mut entries {
-            if let SegmentEntry::Run(sealed) = entry {
-                (sealed.run.volume, sealed.run.segment) = (volume, number);
-                runs += 1;
-                chunks += u64::from(sealed.run.chunks);
-                payload_bytes = payload_bytes.saturating_add(sealed.run.payload_bytes);
-            } else {
-                groups += 1;
-            }
-            let bytes = entry.bytes();
-            if bytes.start < end || bytes.end < bytes.start || bytes.end > footer.index_offset {
-                return Ok(None);
-            }
-            end = bytes.end;
-        }
-        let said = (footer.runs, footer.fact_groups, footer.chunks, footer.payload_bytes);
-        Ok((said == (runs, groups, chunks, payload_bytes)).then_some(entries))
-    }
-
-    fn record_at(&self, offset: u64, bytes_max: usize) -> Result<Option<(u64, Meaning)>, LogError> {
-        let read = |length: usize| {
-            let mut bytes = vec![0; length];
-            let filled = self.file.read_at(&mut bytes, offset);
-            let filled = filled.map_err(|source| LogError::io("read", &self.path, source))?;
-            bytes.truncate(filled);
-            Ok(bytes)
-        };
-        let mut bytes = read(ALIGNMENT_BYTES.min(bytes_max))?;
-        if let Frame::NeedMore(need) = decode_frame(&bytes)
-            && need <= bytes_max
-        {
-            bytes = read(need)?;
-        }
-        Ok(match decode_frame(&bytes) {
-            Frame::Record(record) => Some((offset + aligned(record.length as usize) as u64, interpret(&record))),
-            Frame::NeedMore(_) | Frame::Invalid => None,
-        })
-    }
-
-    /// What a scan finds, and where the last flush begins and its sequence.
-    pub(crate) fn gather(&self, at_least: u64) -> Result<(SegmentContents, (u64, u64)), LogError> {
-        let (volume, number) = self.volume_and_number;
-        let mut contents = SegmentContents {
-            header: self.header.clone(),
-            closed: false,
-            entries: Vec::new(),
-            damaged: Vec::new(),
-            end: ALIGNMENT_BYTES as u64,
-        };
-        if self.unborn {
-            let end = contents.end;
-            return Ok((contents, (end, 0)));
-        }
-        let mut gathering = Gathering::new(volume, number, self.file_id);
-        let mut last_flush = (contents.end, 0);
-        let mut scan = FileScan::new(Arc::clone(&self.file), self.file_id, None, 0).at_least(at_least);
-        loop {
-            match scan.step().map_err(|source| LogError::io("read", &self.path, source))? {
-                Step::Record { meaning: Meaning::Unknown { kind, version }, offset, .. } => {
-                    return Err(LogError::UnknownRecord { path: self.path.clone(), kind, version, offset });
-                }
-                Step::Record { meaning: Meaning::Malformed(_), offset, next, .. } => {
-                    contents.damaged.push(offset..next);
-                }
-                Step::Record { offset, length, meaning, .. } => {
-                    if let Meaning::Sync(sync) = &meaning {
-                        last_flush = (offset, sync.sequence);
-                    }
-                    gathering.take(offset, length, &meaning);
-                }
-                Step::Damaged { from, to } => contents.damaged.push(from..to),
-                Step::End { at } => {
-                    // What the device cannot read may have been durable: nobody can call that torn.
-                    contents.end = at.max(self.file.unreadable_end());
-                    if contents.end > at {
-                        contents.damaged.push(at..contents.end);
-                    }
-                    contents.entries = gathering.finish();
-                    return Ok((contents, last_flush));
-                }
-            }
-        }
+        OpenSegment::new(self.shared.files.open(&path)?, path, segment, self.shared.owner)
     }
 }
 
@@ -331,7 +129,7 @@ impl OpenSegment {
 pub struct SegmentFacts {
     segment: SegmentNumber,
     path: PathBuf,
-    scan: FileScan<Arc<PassingOverBadBlocks>>,
+    scan: FileScan,
     finished: bool,
 }
 

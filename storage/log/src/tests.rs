@@ -2,6 +2,7 @@
 
 mod failures;
 mod flips;
+mod known_end;
 mod seeds;
 mod segments;
 

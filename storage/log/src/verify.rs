@@ -6,13 +6,12 @@
 
 use crate::bad_blocks::PassingOverBadBlocks;
 use crate::files::check_header;
-use crate::format::{ALIGNMENT_BYTES, FileKind, Meaning};
+use crate::format::{ALIGNMENT_BYTES, Meaning};
 use crate::scan::{FileScan, Opening, Step, read_opening};
 use crate::{Content, JournalReader, LogError};
 use sidetone_model::{RecordingId, Tick, TrackId};
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// Damaged places of one file that are told apart; those behind count as one.
@@ -111,9 +110,6 @@ impl JournalReader {
         let file_id = match opening {
             Opening::Header(header) => {
                 check_header(&header, &check.path, file, self.owner())?;
-                if !matches!(header.kind, FileKind::Journal { .. }) {
-                    return Err(LogError::NotALogFile { path: check.path, what: "it is a segment" });
-                }
                 header.file_id
             }
             Opening::Unborn if at_least == 0 && known_end.unwrap_or(0) == 0 => return Ok(check.verified),
@@ -188,11 +184,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    pub(crate) fn walk(
-        &mut self,
-        mut scan: FileScan<Arc<PassingOverBadBlocks>>,
-        records: &mut dyn Records,
-    ) -> Result<(), LogError> {
+    pub(crate) fn walk(&mut self, mut scan: FileScan, records: &mut dyn Records) -> Result<(), LogError> {
         let mut told = 0;
         while !self.verified.stopped {
             match scan.step().map_err(|source| LogError::io("read", &self.path, source))? {

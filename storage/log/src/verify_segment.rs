@@ -1,18 +1,18 @@
 //! Checks a segment: its records, and what its indexes, Merkle roots and footer say of them. Damage is told by recording and time.
 
-use crate::files::OpenFiles;
+use crate::files::Owner;
 use crate::format::{ALIGNMENT_BYTES, Meaning, RUN_CHUNKS_MAX, aligned};
 use crate::merkle::{MerkleTree, leaf_hash};
-use crate::scan::{FileScan, Landmarks};
-use crate::segment_reader::{OpenSegment, read_run_index};
+use crate::open_segment::OpenSegment;
+use crate::scan::{Bytes, FileScan, Landmarks};
 use crate::verify::{Check, Damage, Fault, Place, Records, Verified, Watch};
 use crate::{
-    Chunk, ChunkHeader, Content, Footer, LogError, Run, RunEntry, RunIndex, SealedRun, SegmentEntry, SegmentNumber,
-    SegmentReader, VolumeNumber,
+    Chunk, ChunkHeader, Content, Footer, LogError, Run, RunEntry, RunIndex, SealedRun, SegmentContents, SegmentEntry,
+    SegmentNumber, SegmentReader, VolumeNumber,
 };
 use sidetone_model::{MerkleRoot, RecordingId};
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
@@ -29,7 +29,28 @@ impl SegmentReader {
         closed: bool,
         watch: Watch<'_>,
     ) -> Result<Verified, LogError> {
-        let opened = self.open_segment(segment)?;
+        self.open_segment(segment)?.verify(at_least, closed, watch)
+    }
+}
+
+/// What is found in a segment with these bytes, by its index or a scan, and by a check; for the fuzzer.
+pub fn read_segment_bytes(
+    bytes: &[u8],
+    segment: SegmentNumber,
+    owner: Owner,
+) -> Result<(SegmentContents, Verified), LogError> {
+    let open = || OpenSegment::new(Arc::new(Bytes(bytes.to_vec())), "memory.seg".into(), segment, owner);
+    let opened = open()?;
+    let contents = match opened.closed()? {
+        Some((_, entries)) => opened.closed_contents(entries),
+        None => opened.gather(0)?.0,
+    };
+    Ok((contents, open()?.verify(0, false, &mut |_| ControlFlow::Continue(()))?))
+}
+
+impl OpenSegment {
+    pub(crate) fn verify(self, at_least: u64, closed: bool, watch: Watch<'_>) -> Result<Verified, LogError> {
+        let opened = Arc::new(self);
         let mut check = Check::new(opened.path.clone(), watch);
         let footer = opened.footer()?;
         let index = opened.closed()?.map(|(_, entries)| entries);
@@ -46,7 +67,7 @@ impl SegmentReader {
         // Nothing is written behind a footer.
         let known_end = (closed || footer.is_some()).then_some(opened.bytes);
         let scan = FileScan::new(Arc::clone(&opened.file), opened.file_id, known_end, 0).at_least(at_least);
-        let indexes = Arc::new(RunIndexes::new(self.files().clone(), opened.path.clone()));
+        let indexes = Arc::new(RunIndexes { segment: Arc::clone(&opened), last: Mutex::new(None) });
         let index = index.map(Arc::new);
         let scan = match &index {
             Some(entries) => scan.landmarks(landmarks(Arc::clone(entries), Arc::clone(&indexes))),
@@ -229,16 +250,11 @@ impl Records for SegmentCheck {
 
 /// Run indexes read when they are asked for; the last one is kept.
 struct RunIndexes {
-    files: OpenFiles,
-    path: PathBuf,
+    segment: Arc<OpenSegment>,
     last: Mutex<Option<(u64, Option<Arc<RunIndex>>)>>,
 }
 
 impl RunIndexes {
-    fn new(files: OpenFiles, path: PathBuf) -> Self {
-        Self { files, path, last: Mutex::new(None) }
-    }
-
     /// `None` when it cannot be read.
     fn get(&self, recording: RecordingId, run: &Run) -> Option<Arc<RunIndex>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,7 +263,7 @@ impl RunIndexes {
         {
             return index.clone();
         }
-        let index = read_run_index(&self.files, &self.path, recording, run).ok().map(Arc::new);
+        let index = self.segment.run_index(recording, run).map(Arc::new);
         *last = Some((run.offset, index.clone()));
         index
     }
