@@ -232,10 +232,12 @@ fn decode_fact(body: &[u8]) -> Result<FactRecord, BadFact> {
     let Some((fixed, json)) = body.split_at_checked(FACT_FIXED_BYTES) else {
         return Err(BadFact::Malformed("the fact is too short"));
     };
-    let fact: Fact = serde_json::from_slice(json).map_err(|_| match serde_json::from_slice::<FactKind>(json) {
-        Ok(kind) if !Fact::KINDS.contains(&kind.fact.as_str()) => BadFact::UnknownKind,
-        _ => BadFact::Malformed("the fact's JSON does not say what its kind has to"),
-    })?;
+    let Ok(fact) = serde_json::from_slice::<Fact>(json) else {
+        return Err(match serde_json::from_slice::<FactKind>(json) {
+            Ok(kind) if !Fact::KINDS.contains(&kind.fact.as_str()) => BadFact::UnknownKind,
+            _ => BadFact::Malformed("the fact's JSON does not say what its kind has to"),
+        });
+    };
     if uuid_at(fixed, 8) != fact.recording().map_or(Uuid::nil(), |id| id.0) {
         return Err(BadFact::Malformed("the fact's JSON is about another recording than its head says"));
     }

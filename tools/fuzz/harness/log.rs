@@ -29,14 +29,14 @@ pub(crate) fn log_record(data: &[u8]) {
     let Ok(record) = format::record(kind, choice[2], choice[3], body) else { return };
     let (length, meaning) = format::decode_record(&record).expect("a sealed record is a record");
     assert_eq!(length as usize, record.len());
-    written_again(meaning);
+    written_again(&meaning);
     journal_file(kind, &record, data);
     segment(kind, &record, data);
 }
 
 /// What was understood can be written again, and then means the same.
-fn written_again(meaning: Meaning) {
-    let again = match &meaning {
+fn written_again(meaning: &Meaning) {
+    let again = match meaning {
         Meaning::Content(Content::Chunk(chunk)) => {
             chunk_packets(&chunk.payload).count();
             format::chunk_record(&chunk.header, &chunk.payload)
@@ -57,7 +57,7 @@ fn written_again(meaning: Meaning) {
         _ => return,
     };
     let (_, second) = format::decode_record(&again.expect("it was a record")).expect("it is one again");
-    assert_eq!(second, meaning);
+    assert_eq!(&second, meaning);
 }
 
 fn header(kind: FileKind) -> Vec<u8> {

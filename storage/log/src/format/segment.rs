@@ -117,8 +117,9 @@ pub fn run_index_record(index: &RunIndex) -> Result<Vec<u8>, LogError> {
         };
         body.push(length);
         body.extend_from_slice(table.name.as_bytes());
-        let length = u32::try_from(table.bytes.len());
-        let length = length.map_err(|_| LogError::TooLong { bytes: table.bytes.len(), limit: RECORD_BYTES_MAX })?;
+        let Ok(length) = u32::try_from(table.bytes.len()) else {
+            return Err(LogError::TooLong { bytes: table.bytes.len(), limit: RECORD_BYTES_MAX });
+        };
         body.extend_from_slice(&length.to_le_bytes());
         body.extend_from_slice(&table.bytes);
     }

@@ -70,9 +70,9 @@ impl Subject {
             }
         }
         if closed {
-            writer.close().unwrap()
+            writer.close().unwrap();
         } else {
-            writer.abandon()
+            writer.abandon();
         }
         Self::new(world, disk, 1, Expected::Segment { durable, closed }, given)
     }
@@ -150,7 +150,8 @@ impl Subject {
 
     /// Where whole records lie, the file header being the first.
     fn records(&self) -> Vec<Range<usize>> {
-        let mut records = vec![0..ALIGNMENT_BYTES];
+        let mut records = Vec::new();
+        records.push(0..ALIGNMENT_BYTES);
         let mut at = ALIGNMENT_BYTES;
         while let Frame::Record(record) = decode_frame(&self.bytes[at..]) {
             records.push(at..at + record.length as usize);
