@@ -144,7 +144,7 @@ impl Journal {
     }
 
     /// Whether the flush is over that [`Self::begin_flush`] has begun. `None` while it is not, and when there is none. With
-    /// `wait`, waits for it. What was returned by `append_…` before may have moved: [`Flushed::locate`].
+    /// `wait`, waits for it; without, waits only to begin a new file when the one at hand fails. What was returned by `append_…` before may have moved: [`Flushed::locate`].
     ///
     /// # Errors
     /// The journal has failed. Nothing appended is lost yet: it waits in memory.

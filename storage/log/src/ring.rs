@@ -28,6 +28,8 @@ pub(crate) struct RingFile {
     /// By token.
     in_flight: Vec<Option<InFlight>>,
     in_flight_count: usize,
+    /// The kernel was not told yet of all that is in the ring.
+    has_unsubmitted: bool,
     /// A sync is in flight; how often it was begun.
     syncing: Option<u8>,
     /// Gathered for the next poll.
@@ -62,6 +64,7 @@ impl RingFile {
             ring,
             in_flight: Vec::new(),
             in_flight_count: 0,
+            has_unsubmitted: false,
             syncing: None,
             progress: Progress::default(),
         }
@@ -117,6 +120,7 @@ impl RingFile {
         // its memory stays mapped and unchanged while the kernel may read it. The file stays open as long: dropping
         // waits.
         let pushed = unsafe { ring.push(&entry.user_data(token as u64)) };
+        self.has_unsubmitted = true;
         self.in_flight[token] = Some(in_flight);
         self.in_flight_count += 1;
         if let Err(error) = pushed {
@@ -143,6 +147,7 @@ impl RingFile {
             return;
         };
         let entry = opcode::Fsync::new(types::Fd(self.file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
+        self.has_unsubmitted = true;
         // SAFETY: the entry names no memory; the file stays open while it is in flight: dropping waits.
         if let Err(error) = unsafe { ring.push(&entry.user_data(SYNC_TOKEN)) } {
             self.abandon_ring(error);
@@ -217,7 +222,10 @@ impl RingFile {
         let mut attempts = 0;
         while let Some(ring) = &self.ring {
             match ring.uring.submit_and_wait(usize::from(wait)) {
-                Ok(_) => return,
+                Ok(_) => {
+                    self.has_unsubmitted = false;
+                    return;
+                }
                 Err(error) if error.raw_os_error().is_some_and(passes) && attempts < ENTER_ATTEMPTS_MAX => {
                     attempts += 1;
                     if !wait {
@@ -241,6 +249,7 @@ impl RingFile {
             self.progress.writes.extend(slot.take().map(|in_flight| in_flight.write));
         }
         self.in_flight_count = 0;
+        self.has_unsubmitted = false;
     }
 
     fn is_idle(&self) -> bool {
@@ -299,10 +308,14 @@ impl OutputFile for RingFile {
     }
 
     fn poll(&mut self, wait: bool) -> Progress {
-        if !self.is_idle() {
-            let waits = wait && self.progress.writes.is_empty() && !self.progress.synced;
-            self.enter(waits);
+        self.reap();
+        let has_nothing =
+            |progress: &Progress| progress.writes.is_empty() && !progress.synced && progress.failure.is_none();
+        while wait && !self.is_idle() && has_nothing(&self.progress) {
+            self.enter(true);
             self.reap();
+        }
+        if self.has_unsubmitted {
             // What was begun again.
             self.enter(false);
         }
