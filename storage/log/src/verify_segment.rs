@@ -1,7 +1,7 @@
 //! Checks a segment: its records, and what its indexes, Merkle roots and footer say of them. Damage is told by recording and time.
 
 use crate::files::Owner;
-use crate::format::{ALIGNMENT_BYTES, Meaning, RUN_CHUNKS_MAX, aligned};
+use crate::format::{ALIGNMENT_BYTES, Meaning, RECORD_ALIGNMENT_BYTES, RUN_CHUNKS_MAX};
 use crate::merkle::{MerkleTree, leaf_hash};
 use crate::open_segment::OpenSegment;
 use crate::scan::{Bytes, FileScan, Landmarks};
@@ -277,7 +277,7 @@ fn landmarks(entries: Arc<Vec<SegmentEntry>>, indexes: Arc<RunIndexes>) -> Landm
         if offset < bytes.start {
             return Some(bytes.start);
         }
-        let behind = bytes.end.next_multiple_of(aligned(1) as u64);
+        let behind = bytes.end.next_multiple_of(RECORD_ALIGNMENT_BYTES as u64);
         let SegmentEntry::Run(SealedRun { recording, run, .. }) = entry else { return Some(behind) };
         let at = offset - run.offset;
         if at >= run.index_offset {
@@ -294,61 +294,64 @@ fn landmarks(entries: Arc<Vec<SegmentEntry>>, indexes: Arc<RunIndexes>) -> Landm
 
 /// Tells whose a damaged place of a segment is.
 fn attribute(check: &mut Check<'_>, place: Place, entries: &[SegmentEntry], indexes: &RunIndexes) {
-    let concerns_records = matches!(place.fault, Fault::Records | Fault::Nonsense | Fault::Run | Fault::Root);
     let first = entries.partition_point(|entry| entry.bytes().end <= place.from);
     let touched = entries[first..].iter().take_while(|entry| entry.bytes().start < place.to);
-    let mut told = false;
-    for entry in touched.filter(|_| concerns_records) {
+    let mut in_runs = 0;
+    for entry in touched {
         let SegmentEntry::Run(SealedRun { recording, run, .. }) = entry else { continue };
-        told = true;
-        let damage =
-            |from, to, fault, track, ticks| Damage { from, to, fault, recording: Some(*recording), track, ticks };
-        let (from, to) = (place.from.max(run.offset), place.to.min(run.offset + run.length));
-        let index_begin = run.offset + run.index_offset;
-        if from >= index_begin {
-            check.tell(damage(from, to, Fault::Run, None, None));
+        let bytes = entry.bytes();
+        let (from, to) = (place.from.max(bytes.start), place.to.min(bytes.end));
+        let whole = Some(run.first_tick..run.end_tick);
+        let damage = |ticks| Damage { from, to, fault: place.fault, recording: Some(*recording), track: None, ticks };
+        match place.fault {
+            Fault::Header | Fault::Fill => continue,
+            Fault::Run | Fault::Root => check.tell(damage(whole)),
+            Fault::Index => check.tell(damage(None)),
+            Fault::Records | Fault::Nonsense => match indexes.get(*recording, run) {
+                Some(index) => lost_of_run(check, &damage(None), run, &index),
+                // Its index is what is damaged, or is damaged as well.
+                None if from >= run.offset + run.index_offset => {
+                    check.tell(Damage { fault: Fault::Run, ..damage(None) });
+                }
+                None => check.tell(damage(whole)),
+            },
+        }
+        in_runs += place.to.min(bytes.end.next_multiple_of(RECORD_ALIGNMENT_BYTES as u64)) - from;
+    }
+    if in_runs < place.to - place.from || place.to == place.from {
+        check.tell(place.into_damage());
+    }
+}
+
+/// Tells what records of a run are lost, as its index knows them.
+fn lost_of_run(check: &mut Check<'_>, damage: &Damage, run: &Run, index: &RunIndex) {
+    let (begin_chunks, begin_index) = (run.offset + index.chunks_offset, run.offset + run.index_offset);
+    if damage.from < begin_chunks {
+        check.tell(Damage { to: damage.to.min(begin_chunks), ..damage.clone() });
+    }
+    let mut stretch: Option<Damage> = None;
+    for entry in &index.entries {
+        let begin = run.offset + entry.offset;
+        let (from, to) = (damage.from.max(begin), damage.to.min(begin + u64::from(entry.length)));
+        if from >= to {
             continue;
         }
-        let Some(index) = indexes.get(*recording, run) else {
-            check.tell(damage(from, to, place.fault, None, Some(run.first_tick..run.end_tick)));
-            continue;
-        };
-        let begin_chunks = run.offset + index.chunks_offset;
-        if from < begin_chunks {
-            check.tell(damage(from, to.min(begin_chunks), place.fault, None, None));
-        }
-        // Chunks of a track that follow each other are told together.
-        let hit = index.entries.iter().filter(|entry| {
-            let begin = run.offset + entry.offset;
-            begin < to && begin + u64::from(entry.length) > from
-        });
-        let mut stretch: Option<Damage> = None;
-        for entry in hit {
-            let (begin, end) = (run.offset + entry.offset, run.offset + entry.offset + u64::from(entry.length));
-            match &mut stretch {
-                Some(Damage { to: last, track, ticks: Some(ticks), .. })
-                    if *track == Some(entry.track) && ticks.end == entry.first_tick =>
-                {
-                    *last = end.min(to);
-                    ticks.end = entry.end_tick();
-                }
-                _ => {
-                    let ticks = Some(entry.first_tick..entry.end_tick());
-                    let next = damage(from.max(begin), end.min(to), place.fault, Some(entry.track), ticks);
-                    if let Some(whole) = stretch.replace(next) {
-                        check.tell(whole);
-                    }
-                }
+        match &mut stretch {
+            // Chunks of a track that follow each other are told together.
+            Some(Damage { to: last, track, ticks: Some(ticks), .. })
+                if *track == Some(entry.track) && ticks.end == entry.first_tick =>
+            {
+                (*last, ticks.end) = (to, entry.end_tick());
+            }
+            _ => {
+                let ticks = Some(entry.first_tick..entry.end_tick());
+                let next = Damage { from, to, track: Some(entry.track), ticks, ..damage.clone() };
+                stretch.replace(next).into_iter().for_each(|whole| check.tell(whole));
             }
         }
-        if let Some(whole) = stretch {
-            check.tell(whole);
-        }
-        if to > index_begin {
-            check.tell(damage(index_begin.max(from), to, Fault::Run, None, None));
-        }
     }
-    if !told {
-        check.tell(place.into_damage());
+    stretch.into_iter().for_each(|whole| check.tell(whole));
+    if damage.to > begin_index {
+        check.tell(Damage { from: damage.from.max(begin_index), fault: Fault::Run, ..damage.clone() });
     }
 }

@@ -329,3 +329,80 @@ fn a_block_that_the_device_cannot_read_is_damage_and_the_rest_is_read() {
     let lost: u64 = damages.iter().map(|damage| damage.to - damage.from).sum();
     assert!(lost <= 3 * ALIGNMENT_BYTES as u64, "{damages:?}");
 }
+
+/// Puts a record with a right checksum in the place of another.
+fn exchange(subject: &Subject, offset: u64, change: impl FnOnce(&mut Vec<u8>)) -> Vec<Damage> {
+    let mut bytes = subject.bytes.clone();
+    let Frame::Record(record) = decode_frame(&bytes[offset as usize..]) else { panic!("a record begins there") };
+    let (kind, flags, version) = (record.kind, record.flags, record.version);
+    let mut body = record.body.to_vec();
+    change(&mut body);
+    let record = format::record(kind, flags, version, &body).unwrap();
+    bytes[offset as usize..offset as usize + record.len()].copy_from_slice(&record);
+    subject.world.io.write_small(&subject.path, &bytes).unwrap();
+    let (_, damages) = subject.verify().unwrap();
+    subject.restore();
+    damages
+}
+
+#[test]
+fn a_record_that_was_exchanged_for_another_is_found_although_its_checksum_is_right() {
+    for subject in [Subject::segment(true), Subject::segment(false)] {
+        let (given, run) = &subject.given[3];
+        let index = subject.world.reader.run_index(given.recording, run).unwrap();
+        let chunk = run.offset + index.entries[2].offset;
+        let of_run = |damages: &[Damage], fault: Fault| {
+            assert!(!damages.is_empty(), "{fault:?}");
+            let told = |damage: &Damage| damage.recording == Some(given.recording);
+            assert!(damages.iter().any(|damage| damage.fault == fault) && damages.iter().all(told), "{damages:?}");
+        };
+        // Other audio; another time; another number of packets.
+        of_run(&exchange(&subject, chunk, |body| body[100] ^= 1), Fault::Root);
+        of_run(&exchange(&subject, chunk, |body| body[16] ^= 1), Fault::Run);
+        of_run(&exchange(&subject, chunk, |body| body[26] ^= 1), Fault::Run);
+        // The run index: another root, other places.
+        let index = run.offset + run.index_offset;
+        of_run(&exchange(&subject, index, |body| body[64] ^= 1), Fault::Root);
+        for byte in [0, 32, 40, 48, 112] {
+            assert!(!exchange(&subject, index, |body| body[byte] ^= 16).is_empty(), "byte {byte} of the run index");
+        }
+    }
+    // The segment index, the footer.
+    let subject = Subject::segment(true);
+    let footer = (subject.bytes.len() - ALIGNMENT_BYTES) as u64;
+    let Frame::Record(record) = decode_frame(&subject.bytes[footer as usize..]) else { panic!("the footer") };
+    let index = u64::from_le_bytes(record.body[16..24].try_into().unwrap());
+    for byte in [4, 5, 21, 29, 37, 45, 49, 57, 65, 73, 104] {
+        let damages = exchange(&subject, index, |body| body[byte] ^= 1);
+        assert!(damages.iter().any(|damage| damage.fault == Fault::Index), "byte {byte} of the index: {damages:?}");
+    }
+    for byte in [0, 16, 24, 32, 40, 44, 48] {
+        let damages = exchange(&subject, footer, |body| body[byte] ^= 1);
+        assert!(damages.iter().any(|damage| damage.fault == Fault::Index), "byte {byte} of the footer: {damages:?}");
+    }
+}
+
+#[test]
+fn who_watches_a_check_hears_of_every_byte_and_can_stop_it() {
+    let subject = Subject::segment(true);
+    let mut read = 0;
+    let mut watch = |finding| {
+        let Finding::Read(bytes) = finding else { panic!("nothing is damaged") };
+        read += bytes;
+        ControlFlow::Continue(())
+    };
+    subject.world.reader.verify_file(SegmentNumber(1), 0, true, &mut watch).unwrap();
+    assert_eq!(read, subject.bytes.len() as u64);
+    let mut longer = subject.world.create(2).unwrap();
+    for number in 0..40 {
+        Given::new(number, 20, 3000).append(&mut longer).unwrap();
+    }
+    longer.close().unwrap();
+    let mut calls = 0;
+    let mut stop = |_| {
+        calls += 1;
+        ControlFlow::Break(())
+    };
+    let verified = subject.world.reader.verify_file(SegmentNumber(2), 0, true, &mut stop).unwrap();
+    assert!(verified.stopped && verified.runs < 20, "{verified:?}");
+}
