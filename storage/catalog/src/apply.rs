@@ -7,9 +7,9 @@ use crate::database::{Database, Family, View};
 use crate::document::LAYOUT;
 use crate::keys::{
     Counters, META_APPLIED, META_COUNTERS, META_SEQUENCE, Need, Term, chunk_key, chunk_value, clock_key, parse_chunk,
-    part_keys, replayed_key,
+    part_keys, replayed_key, text_key,
 };
-use crate::order::{OrderKey, parse_time};
+use crate::order::{OrderKey, TimeKey, parse_time};
 use crate::row::{BadRow, Newest, Places, Row, forget_settled, lower, raise, read_places, write_places};
 use crate::{CatalogError, Changes};
 use rocksdb::WriteBatch;
@@ -97,11 +97,13 @@ pub(crate) fn apply(
     }
     let mut writing = Writing {
         database,
+        view: database.latest(),
         batch: WriteBatch::default(),
-        postings: BTreeSet::new(),
-        old_postings: BTreeSet::new(),
+        postings: Vec::new(),
+        old_postings: Vec::new(),
         known,
         new_texts: HashSet::new(),
+        parts: Vec::new(),
         totals: totals.clone(),
     };
     for fact in &changes.facts {
@@ -131,20 +133,26 @@ struct Part<'a> {
 
 struct Writing<'a> {
     database: &'a Database,
+    view: View<'a>,
     batch: WriteBatch,
-    postings: BTreeSet<Vec<u8>>,
-    /// Written before `postings`: what one recording leaves another may have taken up in the same batch.
-    old_postings: BTreeSet<Vec<u8>>,
+    postings: Vec<Vec<u8>>,
+    /// Goes before `postings` come: what one recording leaves another may have taken up in the same batch.
+    old_postings: Vec<Vec<u8>>,
     known: &'a mut KnownTexts,
     new_texts: HashSet<u64>,
+    parts: Vec<Vec<u8>>,
     totals: Totals,
 }
 
 impl Writing<'_> {
     fn finish(mut self) -> Result<Totals, CatalogError> {
-        let postings = self.database.family(Family::Postings);
-        self.old_postings.difference(&self.postings).for_each(|key| self.batch.delete_cf(postings, key));
+        // In order, which is how they are taken in fastest.
+        self.postings.sort_unstable();
+        self.parts.sort_unstable();
+        let [postings, parts] = [Family::Postings, Family::Parts].map(|family| self.database.family(family));
+        self.old_postings.iter().for_each(|key| self.batch.delete_cf(postings, key));
         self.postings.iter().for_each(|key| self.batch.put_cf(postings, key, []));
+        self.parts.iter().for_each(|key| self.batch.put_cf(parts, key, []));
         self.totals.write(self.database, &mut self.batch);
         self.database.write(self.batch)?;
         self.new_texts.iter().for_each(|&hash| self.known.insert(hash));
@@ -152,7 +160,7 @@ impl Writing<'_> {
     }
 
     fn recording(&mut self, id: RecordingId, part: &Part<'_>) -> Result<(), CatalogError> {
-        let old = load(&self.database.latest(), id)?;
+        let old = load(&self.view, id)?;
         let mut row = old.clone().unwrap_or_default();
         let mut new_tracker = None;
         for FactChange { record, places } in &part.facts {
@@ -192,25 +200,25 @@ impl Writing<'_> {
 
     fn replace_row(&mut self, id: RecordingId, old: Option<&Row>, new: &Row) -> Result<(), CatalogError> {
         let database = self.database;
-        let (documents, orphans) = (database.family(Family::Documents), database.family(Family::Orphans));
+        let [documents, orphans, ids] =
+            [Family::Documents, Family::Orphans, Family::Ids].map(|family| database.family(family));
         let key = |row: &Row| row.document.as_ref().map(|document| OrderKey::of(&document.value));
         let (old_key, new_key) = (old.and_then(key), key(new));
-        match (&old_key, &new_key) {
-            (Some(old), Some(new)) if old.as_bytes() != new.as_bytes() => {
-                self.batch.delete_cf(documents, old.as_bytes());
-            }
-            (None, Some(_)) if old.is_some() => self.batch.delete_cf(orphans, id.0.as_bytes()),
-            _ => {}
+        if let Some(old_key) = old_key.filter(|old| new_key.is_none_or(|new| new != *old)) {
+            self.batch.delete_cf(documents, old_key.as_bytes());
+        } else if old_key.is_none() && old.is_some() && new_key.is_some() {
+            self.batch.delete_cf(orphans, id.0.as_bytes());
         }
         match new_key {
-            Some(key) => {
-                let ids = database.family(Family::Ids);
-                self.batch.put_cf(documents, key.as_bytes(), new.encode());
-                if old_key.is_none_or(|old| old.as_bytes() != key.as_bytes()) {
-                    self.batch.put_cf(ids, id.0.as_bytes(), key.time());
-                }
-            }
+            Some(key) => self.batch.put_cf(documents, key.as_bytes(), new.encode()),
             None => self.batch.put_cf(orphans, id.0.as_bytes(), new.encode()),
+        }
+        // Who cannot be found by its identifier alone.
+        let listed = |key: Option<OrderKey>| key.filter(|key| !key.is_derived()).map(|key| key.time());
+        match (listed(old_key), listed(new_key)) {
+            (old, Some(time)) if old != Some(time) => self.batch.put_cf(ids, id.0.as_bytes(), time),
+            (Some(_), None) => self.batch.delete_cf(ids, id.0.as_bytes()),
+            _ => {}
         }
         if let Some(old) = old {
             self.totals.counters.count(old, false);
@@ -230,17 +238,16 @@ impl Writing<'_> {
         if let Some(new_key) = new_key {
             let moved = old_key.is_none_or(|old| old.time() != new_key.time());
             for term in new_terms.iter().filter(|term| moved || !old_terms.contains(term)) {
-                self.postings.insert(term.posting(new_key.time()));
+                self.postings.push(term.posting(new_key.time()));
                 self.put_parts(term)?;
             }
         }
         Ok(())
     }
 
-    /// Whether another recording started at the same time: then its postings may be the same, and stay.
+    /// Whether another recording started in the same millisecond: then its postings may be the same, and stay.
     fn is_shared(&self, key: OrderKey) -> Result<bool, CatalogError> {
-        let view = self.database.latest();
-        let mut list = view.list(Family::Documents, &key.time());
+        let mut list = self.view.list(Family::Documents, &key.time());
         let own = &key.as_bytes()[key.time().len()..];
         while let Some((found, _)) = list.entry()? {
             if found != own {
@@ -258,11 +265,10 @@ impl Writing<'_> {
         if self.known.contains(hash) || !self.new_texts.insert(hash) {
             return Ok(());
         }
-        let parts = self.database.family(Family::Parts);
-        let mut keys = part_keys(kind, text).peekable();
-        let Some(whole) = keys.peek() else { return Ok(()) };
-        if !self.database.contains(Family::Parts, whole)? {
-            keys.for_each(|key| self.batch.put_cf(parts, key, []));
+        let key = text_key(kind, text);
+        if self.view.get(Family::Texts, &key)?.is_none() {
+            self.batch.put_cf(self.database.family(Family::Texts), key, []);
+            self.parts.extend(part_keys(kind, text));
         }
         Ok(())
     }
@@ -290,7 +296,7 @@ impl Writing<'_> {
     fn others(&mut self, changes: &[&FactChange], row: &Row, oldest: &mut Places) -> Result<(), CatalogError> {
         let database = self.database;
         let mut facts: BTreeMap<Vec<u8>, Option<Newest<Fact>>> = BTreeMap::new();
-        for (key, fact) in other_facts(&database.latest())? {
+        for (key, fact) in other_facts(&self.view)? {
             facts.insert(key, Some(fact));
         }
         for FactChange { record, places } in changes {
@@ -323,15 +329,14 @@ impl Writing<'_> {
         facts: Places,
     ) -> Result<(), CatalogError> {
         let database = self.database;
-        let stored = database.latest().need(id)?;
+        let stored = self.view.need(id)?;
         let old = stored.clone().unwrap_or_default();
         let mut new = Need { state: row.state(), facts, ..old.clone() };
         let chunks = database.family(Family::Chunks);
         if old.chunk_count > 0 && old_row.is_none_or(|old| old.through != row.through) {
             // What is settled goes; what the others need is found anew.
             new = Need { state: new.state, facts: new.facts, ..Need::default() };
-            let view = database.latest();
-            let mut list = view.list(Family::Chunks, id.0.as_bytes());
+            let mut list = self.view.list(Family::Chunks, id.0.as_bytes());
             while let Some((rest, value)) = list.entry()? {
                 let key = [id.0.as_bytes(), rest].concat();
                 let location = parse_chunk(&key, value).ok_or_else(|| database.damaged("a chunk's place"))?;
@@ -358,7 +363,7 @@ impl Writing<'_> {
                 continue;
             }
             // Only who has chunks can have this one.
-            if old.chunk_count == 0 || !database.contains(Family::Chunks, &key)? {
+            if old.chunk_count == 0 || self.view.get(Family::Chunks, &key)?.is_none() {
                 add_chunk(&mut new, volume, located.position, first_tick, located.length);
                 self.batch.put_cf(chunks, key, chunk_value(located.length, ticks, packets));
             }
@@ -393,28 +398,35 @@ fn add_chunk(
 /// What the catalog holds of a recording.
 pub(crate) fn load(view: &View<'_>, id: RecordingId) -> Result<Option<Row>, CatalogError> {
     let database = view.database;
+    let derived = OrderKey::derived(id);
+    if let Some(row) = view.get(Family::Documents, derived.as_bytes())? {
+        return decode(database, &row, id, parse_time(derived.time())).map(Some);
+    }
     let Some(time) = view.get(Family::Ids, id.0.as_bytes())? else {
         let orphan = view.get(Family::Orphans, id.0.as_bytes())?;
         return orphan.map(|value| decode(database, &value, id, None)).transpose();
     };
-    let time = <[u8; 8]>::try_from(&time[..]).ok().ok_or_else(|| database.damaged("a recording's time"))?;
-    let started_at = parse_time(time);
-    let key = OrderKey::new(started_at, id);
-    let row = view.get(Family::Documents, key.as_bytes())?;
+    let time = TimeKey::try_from(&time[..]).ok().and_then(parse_time);
+    let started = time.ok_or_else(|| database.damaged("a recording's time"))?;
+    let row = view.get(Family::Documents, OrderKey::new(started, id).as_bytes())?;
     let row = row.ok_or_else(|| database.damaged("a recording without its document"))?;
-    decode(database, &row, id, Some(started_at)).map(Some)
+    decode(database, &row, id, Some(started)).map(Some)
 }
 
 pub(crate) fn decode(
     database: &Database,
     value: &[u8],
     id: RecordingId,
-    started_at: Option<CaptureTime>,
+    started: Option<CaptureTime>,
 ) -> Result<Row, CatalogError> {
-    Row::decode(value, id, started_at).map_err(|bad| match bad {
+    Row::decode(value, id, started).map_err(|bad| bad_row(database, bad, id))
+}
+
+pub(crate) fn bad_row(database: &Database, bad: BadRow, id: RecordingId) -> CatalogError {
+    match bad {
         BadRow::Damaged => database.damaged(format!("recording {id}")),
         BadRow::Newer(layout) => CatalogError::NewerDocument { recording: id, layout, readable: LAYOUT },
-    })
+    }
 }
 
 /// A fact that is about no recording, and its key.

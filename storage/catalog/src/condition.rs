@@ -2,6 +2,7 @@
 //!
 //! Whether a recording matches is decided here and nowhere else; indexes only propose.
 
+use crate::document::Glance;
 use crate::keys::field_kind;
 use crate::{CatalogError, FILTER_CONDITIONS_MAX, Filter, Measure, Span, TextField, TextMatch};
 use sidetone_model::{CaptureTime, Recording, RecordingState, Stream};
@@ -71,6 +72,28 @@ impl Condition {
         Self::Any(all.into_iter().filter(|&other| other != state).map(|other| Self::Is(Test::State(other))).collect())
     }
 
+    /// What a first look at a document tells; `None` when it does not.
+    pub(crate) fn glance(&self, glance: &Glance) -> Option<bool> {
+        // Of several parts, one can decide; else all must have decided.
+        let several = |parts: &[Self], deciding: bool| {
+            let mut all = Some(!deciding);
+            for part in parts {
+                match part.glance(glance) {
+                    Some(told) if told == deciding => return Some(deciding),
+                    Some(_) => {}
+                    None => all = None,
+                }
+            }
+            all
+        };
+        match self {
+            Self::All(all) => several(all, false),
+            Self::Any(any) => several(any, true),
+            Self::Is(test) => test.glance(glance),
+            Self::IsNot(test) => test.glance(glance).map(|told| !told),
+        }
+    }
+
     pub(crate) fn matches(&self, recording: &Recording) -> bool {
         match self {
             Self::All(all) => all.iter().all(|part| part.matches(recording)),
@@ -82,14 +105,21 @@ impl Condition {
 }
 
 impl Test {
+    fn glance(&self, glance: &Glance) -> Option<bool> {
+        match self {
+            Self::Started(span) => Some(span.contains(glance.started_at)),
+            Self::State(state) => Some(glance.state == *state),
+            Self::Duration(span) => Some(span.contains(glance.duration_seconds)),
+            Self::Text(..) | Self::Codec(_) | Self::Quality(..) | Self::Tag { .. } | Self::OnHold => None,
+        }
+    }
+
     fn holds(&self, recording: &Recording) -> bool {
         match self {
             Self::Started(span) => span.contains(recording.started_at),
             Self::State(state) => recording.state == *state,
             Self::Duration(span) => span.contains(recording.duration_seconds),
-            Self::Text(field, matching) => raw_texts(recording, *field)
-                .map(|text| searchable(*field, text))
-                .any(|text| !text.is_empty() && matching.accepts(&text)),
+            Self::Text(field, matching) => searchable_texts(recording, *field).any(|text| matching.accepts(&text)),
             Self::Codec(wanted) => streams(recording).any(|stream| {
                 let codec = stream.codec.to_lowercase();
                 codec == *wanted || codec.split_once('/').is_some_and(|(name, _clock)| name == wanted)
@@ -182,15 +212,9 @@ fn searchable(field: TextField, text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The texts of a field by which a recording is found, each once.
-pub(crate) fn searchable_texts(recording: &Recording, field: TextField) -> Vec<String> {
-    let mut texts: Vec<String> = raw_texts(recording, field)
-        .map(|text| searchable(field, text).into_owned())
-        .filter(|text| !text.is_empty())
-        .collect();
-    texts.sort_unstable();
-    texts.dedup();
-    texts
+/// The texts of a field by which a recording is found.
+pub(crate) fn searchable_texts(recording: &Recording, field: TextField) -> impl Iterator<Item = Cow<'_, str>> {
+    raw_texts(recording, field).map(move |text| searchable(field, text)).filter(|text| !text.is_empty())
 }
 
 fn truncate(text: &str, bytes: usize) -> &str {

@@ -21,6 +21,7 @@ pub(crate) enum Family {
     Orphans,
     Trackers,
     Postings,
+    Texts,
     Parts,
     Chunks,
     Needs,
@@ -28,13 +29,14 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Meta,
         Self::Ids,
         Self::Documents,
         Self::Orphans,
         Self::Trackers,
         Self::Postings,
+        Self::Texts,
         Self::Parts,
         Self::Chunks,
         Self::Needs,
@@ -49,6 +51,7 @@ impl Family {
             Self::Orphans => "orphans",
             Self::Trackers => "trackers",
             Self::Postings => "postings",
+            Self::Texts => "texts",
             Self::Parts => "parts",
             Self::Chunks => "journal_chunks",
             Self::Needs => "needs",
@@ -189,6 +192,8 @@ impl Database {
     pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), CatalogError> {
         let mut options = WriteOptions::default();
         options.disable_wal(self.mode == Mode::Bulk);
+        // Most keys of a batch come in order.
+        options.set_memtable_insert_hint_per_batch(true);
         self.db.write_opt(batch, &options).map_err(|source| self.error("write", source))
     }
 
@@ -228,13 +233,14 @@ impl Database {
 
     /// The database as it is whenever it is read: for who writes.
     pub(crate) fn latest(&self) -> View<'_> {
-        View { database: self, snapshot: None }
+        View { database: self, snapshot: None, options: ReadOptions::default() }
     }
 
     /// The database as it is at this moment.
     pub(crate) fn view(&self) -> View<'_> {
         // A secondary instance has no snapshots; it changes only when it is refreshed.
-        View { database: self, snapshot: (!self.is_secondary()).then(|| self.db.snapshot()) }
+        let snapshot = (!self.is_secondary()).then(|| self.db.snapshot());
+        View { database: self, options: read_options(snapshot.as_ref()), snapshot }
     }
 
     pub(crate) fn table_bytes(&self, family: Family) -> Result<u64, CatalogError> {
@@ -257,21 +263,23 @@ impl Database {
 /// A moment of the database, for reading.
 pub(crate) struct View<'a> {
     pub(crate) database: &'a Database,
+    /// For single keys; they refer to the snapshot, and go before it.
+    options: ReadOptions,
     snapshot: Option<SnapshotWithThreadMode<'a, DB>>,
 }
 
-impl View<'_> {
-    fn options(&self) -> ReadOptions {
-        let mut options = ReadOptions::default();
-        if let Some(snapshot) = &self.snapshot {
-            options.set_snapshot(snapshot);
-        }
-        options
+fn read_options(snapshot: Option<&SnapshotWithThreadMode<'_, DB>>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    if let Some(snapshot) = snapshot {
+        options.set_snapshot(snapshot);
     }
+    options
+}
 
+impl View<'_> {
     pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>, CatalogError> {
         let database = self.database;
-        let found = database.db.get_pinned_cf_opt(database.family(family), key, &self.options());
+        let found = database.db.get_pinned_cf_opt(database.family(family), key, &self.options);
         found.map_err(|source| database.error("read", source))
     }
 
@@ -282,7 +290,7 @@ impl View<'_> {
 
     /// As [`Self::list`], from the first key on that is, behind the prefix, `from` or greater.
     pub(crate) fn list_from(&self, family: Family, prefix: &[u8], from: &[u8]) -> List<'_> {
-        let mut options = self.options();
+        let mut options = read_options(self.snapshot.as_ref());
         if let Some(end) = prefix_end(prefix) {
             options.set_iterate_upper_bound(end);
         }
@@ -403,6 +411,10 @@ fn database_options(catalog: &CatalogOptions, mode: &Mode) -> Options {
     options.create_if_missing(writes);
     options.create_missing_column_families(writes);
     options.set_max_background_jobs(2);
+    if *mode == Mode::Bulk {
+        options.set_allow_concurrent_memtable_write(false);
+        options.set_max_subcompactions(2);
+    }
     options.set_db_write_buffer_size(catalog.write_buffers_bytes);
     options.set_max_total_wal_size(2 * catalog.write_buffers_bytes as u64);
     // Of a log that is cut short, what is before the cut is used; the journal has the rest.
@@ -418,11 +430,18 @@ fn database_options(catalog: &CatalogOptions, mode: &Mode) -> Options {
 fn family_options(family: Family, catalog: &CatalogOptions, mode: &Mode, cache: &Cache) -> Options {
     let mut tables = BlockBasedOptions::default();
     tables.set_block_cache(cache);
-    tables.set_block_size(16 << 10);
     tables.set_format_version(6);
     tables.set_cache_index_and_filter_blocks(true);
     tables.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    tables.set_bloom_filter(10.0, false);
+    if matches!(family, Family::Postings | Family::Parts) {
+        // Of these, short ranges are read, from many places, and never a single key.
+        tables.set_block_size(8 << 10);
+        tables.set_block_restart_interval(64);
+    } else {
+        // Documents beside each other have so much in common that smaller blocks take more room.
+        tables.set_block_size(16 << 10);
+        tables.set_bloom_filter(10.0, false);
+    }
 
     let mut options = Options::default();
     options.set_compression_type(DBCompressionType::Lz4);
@@ -430,9 +449,16 @@ fn family_options(family: Family, catalog: &CatalogOptions, mode: &Mode, cache: 
     options.set_write_buffer_size(catalog.write_buffers_bytes / 4);
     options.set_level_compaction_dynamic_level_bytes(true);
     if *mode == Mode::Bulk {
-        options.set_disable_auto_compactions(true);
-        options.set_level_zero_slowdown_writes_trigger(i32::MAX);
-        options.set_level_zero_stop_writes_trigger(i32::MAX);
+        // Bytes that wait for compaction are no reason to slow down: it comes at the end.
+        options.set_soft_pending_compaction_bytes_limit(0);
+        options.set_hard_pending_compaction_bytes_limit(0);
+        if matches!(family, Family::Postings | Family::Parts) {
+            // Written and not read: put in order when it is full, and compacted at the end.
+            options.set_memtable_factory(rocksdb::MemtableFactory::Vector);
+            options.set_disable_auto_compactions(true);
+            options.set_level_zero_slowdown_writes_trigger(i32::MAX);
+            options.set_level_zero_stop_writes_trigger(i32::MAX);
+        }
     }
     if matches!(family, Family::Chunks | Family::Needs | Family::Trackers) {
         // What is written here is deleted soon; without this, reading goes over many deleted entries.

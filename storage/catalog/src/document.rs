@@ -89,7 +89,37 @@ pub(crate) fn unzigzag(base: u64, distance: u128) -> Option<u64> {
     if distance & 1 == 0 { base.checked_add(magnitude) } else { base.checked_sub(magnitude) }
 }
 
-/// Everything but `id` and `started_at`, which stand in the key, and `annotations` and `proof`, which are not the
+/// What is read of a document before it is read as a whole.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Glance {
+    pub(crate) state: RecordingState,
+    pub(crate) started_at: CaptureTime,
+    pub(crate) duration_seconds: f64,
+}
+
+impl Glance {
+    pub(crate) fn of(recording: &Recording) -> Self {
+        let Recording { state, started_at, duration_seconds, .. } = *recording;
+        Self { state, started_at, duration_seconds }
+    }
+
+    /// `started` is the millisecond that stands in the key.
+    pub(crate) fn write(&self, writer: &mut Writer, started: CaptureTime) {
+        writer.byte(state_code(self.state));
+        writer.number(self.started_at.0 - started.0);
+        writer.seconds(self.duration_seconds);
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>, started: CaptureTime) -> Option<Self> {
+        Some(Self {
+            state: parse_state(reader.byte()?)?,
+            started_at: CaptureTime(started.0.checked_add(reader.number()?)?),
+            duration_seconds: reader.seconds()?,
+        })
+    }
+}
+
+/// Everything but what its [`Glance`] says, `id`, which stands in the key, and `annotations` and `proof`, which are not the
 /// document's.
 pub(crate) fn write_document(writer: &mut Writer, recording: &Recording) {
     let Recording {
@@ -97,11 +127,11 @@ pub(crate) fn write_document(writer: &mut Writer, recording: &Recording) {
         id: _,
         node,
         conversation_id,
-        state,
+        state: _,
         started_at,
         answered_at,
         ended_at,
-        duration_seconds,
+        duration_seconds: _,
         end_reason,
         users,
         gaps,
@@ -112,8 +142,6 @@ pub(crate) fn write_document(writer: &mut Writer, recording: &Recording) {
         annotations: _,
         proof: _,
     } = recording;
-    writer.byte(state_code(*state));
-    writer.seconds(*duration_seconds);
     let start = Anchors { started_at: *started_at, answered_at: None, ended_at: None };
     start.write(writer, *answered_at);
     start.write(writer, *ended_at);
@@ -141,15 +169,9 @@ pub(crate) fn write_document(writer: &mut Writer, recording: &Recording) {
 }
 
 /// `None` when the bytes are no document.
-pub(crate) fn read_document(
-    reader: &mut Reader<'_>,
-    layout: u8,
-    id: RecordingId,
-    started_at: CaptureTime,
-) -> Option<Recording> {
+pub(crate) fn read_document(reader: &mut Reader<'_>, layout: u8, id: RecordingId, glance: Glance) -> Option<Recording> {
     debug_assert!(layout <= LAYOUT);
-    let state = parse_state(reader.byte()?)?;
-    let duration_seconds = reader.seconds()?;
+    let Glance { state, started_at, duration_seconds } = glance;
     let start = Anchors { started_at, answered_at: None, ended_at: None };
     let answered_at = start.read(reader)?;
     let ended_at = start.read(reader)?;

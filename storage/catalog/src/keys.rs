@@ -5,12 +5,11 @@
 use crate::bytes::{Reader, Writer};
 use crate::condition::searchable_texts;
 use crate::document::{parse_state, state_code};
-use crate::order::TIME_BYTES;
+use crate::order::TimeKey;
 use crate::row::{Places, Row, lower, read_places, write_places};
 use crate::{ChunkLocation, Pending, TextField};
 use sidetone_log::{FactSequence, Located, LogPosition, VolumeNumber};
 use sidetone_model::{RecordingId, RecordingState, Tick, TrackId};
-use std::collections::BTreeSet;
 
 /// Version of keys and values; a catalog of a later one is refused, one of an earlier one is brought up.
 pub(crate) const CATALOG_VERSION: u32 = 2;
@@ -96,22 +95,23 @@ impl Term {
         Self(term)
     }
 
-    /// Everything that a recording is listed under.
-    pub(crate) fn all_of(row: &Row) -> BTreeSet<Self> {
-        let mut terms = BTreeSet::new();
+    /// Everything that a recording is listed under, in order, each once.
+    pub(crate) fn all_of(row: &Row) -> Vec<Self> {
+        let mut terms = Vec::new();
         let Some(document) = &row.document else { return terms };
         for field in INDEXED_FIELDS {
             let Some(kind) = field_kind(field) else { continue };
-            terms.extend(searchable_texts(&document.value, field).iter().map(|text| Self::text(kind, text)));
+            terms.extend(searchable_texts(&document.value, field).map(|text| Self::text(kind, &text)));
         }
         terms.extend(Self::state(document.value.state));
         for (key, value) in row.annotations.iter().flat_map(|newest| &newest.value.tags) {
-            terms.insert(Self::tag_key(key));
-            terms.insert(Self::tag(key, value));
+            terms.extend([Self::tag_key(key), Self::tag(key, value)]);
         }
         if row.is_on_hold() {
-            terms.insert(Self::on_hold());
+            terms.push(Self::on_hold());
         }
+        terms.sort_unstable();
+        terms.dedup();
         terms
     }
 
@@ -120,16 +120,7 @@ impl Term {
         &self.0
     }
 
-    /// The first key behind all its postings.
-    pub(crate) fn behind(&self) -> Vec<u8> {
-        let mut key = self.0.clone();
-        if let Some(end) = key.last_mut() {
-            *end = TERM_END + 1;
-        }
-        key
-    }
-
-    pub(crate) fn posting(&self, time: [u8; TIME_BYTES]) -> Vec<u8> {
+    pub(crate) fn posting(&self, time: TimeKey) -> Vec<u8> {
         [&self.0[..], &time].concat()
     }
 
@@ -140,12 +131,6 @@ impl Term {
         let (_, text) = rest.split_last().filter(|_| is_text)?;
         Some((kind, str::from_utf8(text).ok()?))
     }
-
-    /// The term of a posting.
-    pub(crate) fn of_posting(posting: &[u8]) -> Option<Self> {
-        let (term, _time) = posting.split_at_checked(posting.len().checked_sub(TIME_BYTES)?)?;
-        Some(Self(term.to_vec()))
-    }
 }
 
 fn push_tag_part(term: &mut Vec<u8>, text: &str) {
@@ -153,24 +138,28 @@ fn push_tag_part(term: &mut Vec<u8>, text: &str) {
     term.extend(bytes.map(|&byte| if byte == TERM_END { ZERO_IN_TAG } else { byte }));
 }
 
-/// Keys under which a part of a text is found: every end of it is the beginning of one. What comes before stands behind a
-/// zero, so that the whole can be put together again. The first one is the whole text's.
-///
-/// Very short parts are left out, but for the whole text.
+/// The key of a text; those with the same beginning lie together.
+pub(crate) fn text_key(kind: u8, text: &str) -> Vec<u8> {
+    [&[kind], text.as_bytes()].concat()
+}
+
+/// The text of such a key.
+pub(crate) fn parse_text(key: &[u8]) -> Option<&str> {
+    let (_kind, text) = key.split_first()?;
+    str::from_utf8(text).ok()
+}
+
+/// Keys under which a text is found by a part of it that is not its beginning: every end of it begins one, but very short
+/// ones. What comes before stands behind a zero, so that the whole can be put together again.
 pub(crate) fn part_keys(kind: u8, text: &str) -> impl Iterator<Item = Vec<u8>> {
-    let is_indexed = move |start: &usize| *start == 0 || text.len() - start >= PART_BYTES_MIN;
-    text.char_indices().map(|(start, _)| start).filter(is_indexed).map(move |start| {
+    let starts = text.char_indices().map(|(start, _)| start).skip(1);
+    starts.filter(|start| text.len() - start >= PART_BYTES_MIN).map(move |start| {
         let (before, part) = text.split_at(start);
         [&[kind], part.as_bytes(), &[TERM_END], before.as_bytes()].concat()
     })
 }
 
-/// What the keys of the parts begin with that begin with `part`.
-pub(crate) fn part_prefix(kind: u8, part: &str) -> Vec<u8> {
-    [&[kind], part.as_bytes()].concat()
-}
-
-/// As [`part_prefix`], of those that are `part` and end there.
+/// What the keys of the parts begin with that are `part` and end there.
 pub(crate) fn ending_prefix(kind: u8, part: &str) -> Vec<u8> {
     [&[kind], part.as_bytes(), &[TERM_END]].concat()
 }

@@ -6,14 +6,11 @@
 use crate::CatalogError;
 use crate::condition::{Condition, Test};
 use crate::database::{Family, List, View};
-use crate::keys::{PART_BYTES_MIN, Term, ending_prefix, field_kind, part_prefix, text_of_part};
-use crate::order::TIME_BYTES;
+use crate::keys::{PART_BYTES_MIN, Term, ending_prefix, field_kind, parse_text, text_key, text_of_part};
+use crate::order::TimeKey;
 use crate::{Span, TextMatch};
 use sidetone_model::CaptureTime;
 use std::collections::BTreeSet;
-
-/// A start time as it stands in keys: newest first.
-pub(crate) type TimeKey = [u8; TIME_BYTES];
 
 /// How much may be done for an answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +29,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) const DEFAULT: Self =
-        Self { page_work: 6_000, count_work: 100_000, texts: 128, part_entries: 4096, short_list: 64 };
+        Self { page_work: 4_000, count_work: 30_000, texts: 128, part_entries: 4096, short_list: 64 };
 }
 
 /// Postings that are passed one by one before it is cheaper to seek.
@@ -283,10 +280,22 @@ impl<'a> Planner<'a, '_> {
     fn texts(&self, kind: u8, matching: &TextMatch, work: &mut Work) -> Result<Option<Source<'a>>, CatalogError> {
         let terms = match matching {
             TextMatch::Is(text) => Some(BTreeSet::from([Term::text(kind, text)])),
-            TextMatch::StartsWith(part) => self.terms_from(kind, part, work)?,
-            TextMatch::EndsWith(part) => self.terms_with(&ending_prefix(kind, part), part, kind, matching, work)?,
+            TextMatch::StartsWith(part) => {
+                self.matching(kind, matching, &[(Family::Texts, text_key(kind, part))], work)?
+            }
+            // Shorter parts are in no index.
+            TextMatch::EndsWith(part) | TextMatch::Contains(part) | TextMatch::WordStartsWith(part)
+                if part.len() < PART_BYTES_MIN =>
+            {
+                None
+            }
+            TextMatch::EndsWith(part) => {
+                let lists = [(Family::Texts, text_key(kind, part)), (Family::Parts, ending_prefix(kind, part))];
+                self.matching(kind, matching, &lists, work)?
+            }
             TextMatch::Contains(part) | TextMatch::WordStartsWith(part) => {
-                self.terms_with(&part_prefix(kind, part), part, kind, matching, work)?
+                let key = text_key(kind, part);
+                self.matching(kind, matching, &[(Family::Texts, key.clone()), (Family::Parts, key)], work)?
             }
         };
         let Some(terms) = terms else { return Ok(None) };
@@ -294,56 +303,39 @@ impl<'a> Planner<'a, '_> {
         Ok(Some(Source::Union(parts.collect())))
     }
 
-    /// The terms whose texts begin so: their postings lie together.
-    fn terms_from(&self, kind: u8, part: &str, work: &mut Work) -> Result<Option<BTreeSet<Term>>, CatalogError> {
-        let prefix = part_prefix(kind, part);
-        let mut list = self.view.list_from(Family::Postings, &prefix, &[]);
-        let mut terms = BTreeSet::new();
-        while let Some((rest, _)) = list.entry()? {
-            if terms.len() == self.limits.texts {
-                return Ok(None);
-            }
-            let posting = [&prefix, rest].concat();
-            let term = Term::of_posting(&posting).ok_or_else(|| list.damaged("an index entry"))?;
-            // Over the term's other postings.
-            list.seek(term.behind().get(prefix.len()..).unwrap_or_default());
-            work.spend(SEEK_WORK);
-            terms.insert(term);
-        }
-        Ok(Some(terms))
-    }
-
-    /// The terms whose texts match and of which a part stands under `prefix`.
-    fn terms_with(
+    /// The terms whose texts match, among those in `lists`: families, and what keys there begin with. `None` when they are
+    /// too many.
+    fn matching(
         &self,
-        prefix: &[u8],
-        part: &str,
         kind: u8,
         matching: &TextMatch,
+        lists: &[(Family, Vec<u8>)],
         work: &mut Work,
     ) -> Result<Option<BTreeSet<Term>>, CatalogError> {
-        if part.len() < PART_BYTES_MIN {
-            return Ok(None);
-        }
-        let mut list = self.view.list_from(Family::Parts, prefix, &[]);
         let mut terms = BTreeSet::new();
         let mut entries = 0;
-        while let Some((rest, _)) = list.entry()? {
-            if entries == self.limits.part_entries {
-                return Ok(None);
+        for (family, prefix) in lists {
+            let mut list = self.view.list(*family, prefix);
+            while let Some((rest, _)) = list.entry()? {
+                if entries == self.limits.part_entries || terms.len() > self.limits.texts {
+                    return Ok(None);
+                }
+                let key = [prefix, rest].concat();
+                let text = match family {
+                    Family::Texts => parse_text(&key).map(str::to_owned),
+                    _ => text_of_part(&key),
+                };
+                let text = text.ok_or_else(|| list.damaged("an index entry"))?;
+                if matching.accepts(&text) {
+                    terms.insert(Term::text(kind, &text));
+                }
+                entries += 1;
+                list.advance();
+                work.spend(STEP_WORK);
             }
-            let text = text_of_part(&[prefix, rest].concat()).ok_or_else(|| list.damaged("an index entry"))?;
-            if matching.accepts(&text) {
-                terms.insert(Term::text(kind, &text));
-            }
-            if terms.len() > self.limits.texts {
-                return Ok(None);
-            }
-            entries += 1;
-            list.advance();
-            work.spend(STEP_WORK);
+            work.spend(SEEK_WORK);
         }
-        Ok(Some(terms))
+        Ok((terms.len() <= self.limits.texts).then_some(terms))
     }
 }
 
@@ -358,9 +350,4 @@ fn lookup(test: &Test) -> Option<Lookup> {
         Test::Text(field, matching) => Some(Lookup::Texts(field_kind(*field)?, matching.clone())),
         Test::Started(_) | Test::Duration(_) | Test::Codec(_) | Test::Quality(..) => None,
     }
-}
-
-/// The time behind this one; `None` behind the oldest.
-pub(crate) fn behind(time: TimeKey) -> Option<TimeKey> {
-    u64::from_be_bytes(time).checked_add(1).map(u64::to_be_bytes)
 }

@@ -108,7 +108,7 @@ impl FromStr for Cursor {
     }
 }
 
-/// One page of an answer, newest first. Recordings that started in the same nanosecond stand in an order of their own,
+/// One page of an answer, newest first. Recordings that started in the same millisecond stand in an order of their own,
 /// which is always the same.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct RecordingPage {

@@ -3,7 +3,10 @@
 //! Constraints: taking in the same again, or in another order, gives the same row, byte for byte.
 
 use crate::bytes::{Reader, Writer};
-use crate::document::{LAYOUT, read_annotations, read_document, unzigzag, write_annotations, write_document, zigzag};
+use crate::document::{
+    Glance, LAYOUT, read_annotations, read_document, unzigzag, write_annotations, write_document, zigzag,
+};
+use crate::order::NANOS_PER_MILLISECOND;
 use sidetone_log::{FactSequence, LogPosition, Run, SegmentNumber, Through, VolumeNumber};
 use sidetone_model::{Annotations, CaptureTime, MerkleRoot, Recording, RecordingId, RecordingState, Tick};
 use std::collections::BTreeMap;
@@ -139,10 +142,13 @@ impl Row {
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let base = self.document.as_ref().map_or(CaptureTime::ZERO, |document| document.value.started_at);
+        let base = self.document.as_ref().map_or(CaptureTime::ZERO, |document| start_of(document.value.started_at));
         let mut writer = Writer(Vec::with_capacity(512));
         writer.byte(LAYOUT);
         writer.byte(u8::from(self.document.is_some()) | u8::from(self.annotations.is_some()) << 1);
+        if let Some(document) = &self.document {
+            Glance::of(&document.value).write(&mut writer, base);
+        }
         write_places(&mut writer, &self.through);
         writer.number(self.runs.len() as u64);
         self.runs.iter().for_each(|run| write_run(&mut writer, run, base));
@@ -159,28 +165,32 @@ impl Row {
         writer.0
     }
 
-    /// `started_at` stands in the row's key; a row without a document has none.
-    pub(crate) fn decode(bytes: &[u8], id: RecordingId, started_at: Option<CaptureTime>) -> Result<Self, BadRow> {
-        let mut reader = Reader(bytes);
-        let layout = reader.byte().ok_or(BadRow::Damaged)?;
-        if layout > LAYOUT {
-            return Err(BadRow::Newer(layout));
-        }
-        let row = Self::decode_known(&mut reader, layout, id, started_at).ok_or(BadRow::Damaged)?;
-        if !reader.0.is_empty() || row.document.is_some() != started_at.is_some() {
+    /// `started` is the millisecond that stands in the row's key; a row without a document has none.
+    pub(crate) fn decode(bytes: &[u8], id: RecordingId, started: Option<CaptureTime>) -> Result<Self, BadRow> {
+        let (mut reader, layout) = open(bytes)?;
+        let row = Self::decode_known(&mut reader, layout, id, started).ok_or(BadRow::Damaged)?;
+        if !reader.0.is_empty() || row.document.is_some() != started.is_some() {
             return Err(BadRow::Damaged);
         }
         Ok(row)
+    }
+
+    /// The first look at a row that has a document.
+    pub(crate) fn glance(bytes: &[u8], started: CaptureTime) -> Result<Glance, BadRow> {
+        let (mut reader, _layout) = open(bytes)?;
+        let parts = reader.byte().filter(|parts| parts & 1 != 0);
+        parts.and_then(|_| Glance::read(&mut reader, started)).ok_or(BadRow::Damaged)
     }
 
     fn decode_known(
         reader: &mut Reader<'_>,
         layout: u8,
         id: RecordingId,
-        started_at: Option<CaptureTime>,
+        started: Option<CaptureTime>,
     ) -> Option<Self> {
-        let base = started_at.unwrap_or_default();
+        let base = started.unwrap_or_default();
         let parts = reader.byte()?;
+        let glance = if parts & 1 != 0 { Some(Glance::read(reader, base)?) } else { None };
         let mut row = Self { through: read_places(reader)?, ..Self::default() };
         for _ in 0..reader.count()? {
             row.runs.push(read_run(reader, base)?);
@@ -189,13 +199,28 @@ impl Row {
             let (sequence, places) = (FactSequence(reader.number()?), read_places(reader)?);
             row.annotations = Some(Newest { sequence, value: read_annotations(reader, base)?, places });
         }
-        if parts & 1 != 0 {
+        if let Some(glance) = glance {
             let (sequence, places) = (FactSequence(reader.number()?), read_places(reader)?);
-            let value = Arc::new(read_document(reader, layout, id, base)?);
+            let value = Arc::new(read_document(reader, layout, id, glance)?);
             row.document = Some(Newest { sequence, value, places });
         }
         (parts <= 3).then_some(row)
     }
+}
+
+/// The layout, and what follows it.
+fn open(bytes: &[u8]) -> Result<(Reader<'_>, u8), BadRow> {
+    let mut reader = Reader(bytes);
+    match reader.byte() {
+        None => Err(BadRow::Damaged),
+        Some(layout) if layout > LAYOUT => Err(BadRow::Newer(layout)),
+        Some(layout) => Ok((reader, layout)),
+    }
+}
+
+/// The millisecond that a recording started in.
+fn start_of(started_at: CaptureTime) -> CaptureTime {
+    CaptureTime(started_at.0 / NANOS_PER_MILLISECOND * NANOS_PER_MILLISECOND)
 }
 
 pub(crate) fn lower(places: &mut Places, volume: VolumeNumber, position: LogPosition) {

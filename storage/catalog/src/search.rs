@@ -3,11 +3,11 @@
 //! Lists only propose; the document decides. So a posting that is out of date costs a look and never a wrong answer. The
 //! work for a page is bounded: what is found by then is the page, and the next one goes on where it ended.
 
-use crate::apply::decode;
+use crate::apply::{bad_row, decode};
 use crate::condition::Condition;
 use crate::database::{Family, View};
-use crate::order::{OrderKey, TIME_BYTES, parse_time, time_key};
-use crate::plan::{Bounds, Found, Limits, Source, TimeKey, Work, behind};
+use crate::order::{NANOS_PER_MILLISECOND, OrderKey, TIME_BYTES, TimeKey, behind, parse_time, time_key};
+use crate::plan::{Bounds, Found, Limits, Source, Work};
 use crate::row::Row;
 use crate::{COUNT_EXACT_MAX, CatalogError, Count, Cursor, Filter, PAGE_LIMIT_MAX, Query, RecordingPage};
 use sidetone_log::Run;
@@ -16,9 +16,10 @@ use sidetone_model::{CaptureTime, Proof, Recording, RecordingId, RecordingState}
 use std::ops::ControlFlow;
 use uuid::Uuid;
 
-/// Work of looking at a document, next to the one before or anywhere.
-const DOCUMENT_WORK: u64 = 2;
+/// Work of going to a document, and of reading it, or only its beginning.
 const DOCUMENT_SEEK_WORK: u64 = 15;
+const DOCUMENT_WORK: u64 = 3;
+const GLANCE_WORK: u64 = 1;
 
 pub(crate) fn search(view: &View<'_>, query: &Query, limits: &Limits) -> Result<RecordingPage, CatalogError> {
     let condition = Condition::new(&query.filter)?;
@@ -137,6 +138,7 @@ fn walk(
     if bounds.is_empty() {
         return Ok(End::Reached);
     }
+    let end = time_key(bounds.oldest);
     let mut position = time_key(bounds.newest).to_vec();
     if let Some(cursor) = cursor {
         match position_behind(cursor) {
@@ -165,22 +167,26 @@ fn walk(
             work.spend(DOCUMENT_SEEK_WORK);
         }
         while let Some((key, value)) = documents.entry()? {
-            let (started_at, id) = OrderKey::parse(key).ok_or_else(|| documents.damaged("a document's key"))?;
-            if window.is_some_and(|window| window != time_key(started_at)) {
+            let (started, id) = OrderKey::parse(key).ok_or_else(|| documents.damaged("a document's key"))?;
+            if window.is_some_and(|window| window != time_of(key)) {
                 break;
             }
-            if started_at < bounds.oldest {
+            if time_of(key) > end {
                 return Ok(End::Reached);
             }
             if let Some(last) = last.filter(|_| work.is_spent()) {
                 return Ok(End::Paused(last));
             }
-            let row = decode(view.database, value, id, Some(started_at))?;
-            if look(row)?.is_break() {
-                return Ok(End::Stopped);
+            let glance = Row::glance(value, started).map_err(|bad| bad_row(view.database, bad, id))?;
+            if condition.glance(&glance) == Some(false) {
+                work.spend(GLANCE_WORK);
+            } else {
+                work.spend(DOCUMENT_WORK);
+                if look(decode(view.database, value, id, Some(started))?)?.is_break() {
+                    return Ok(End::Stopped);
+                }
             }
-            last = Some(Cursor { started_at, recording: id });
-            work.spend(DOCUMENT_WORK);
+            last = Some(Cursor { started_at: started, recording: id });
             documents.advance();
         }
         match window.and_then(behind) {
@@ -196,11 +202,11 @@ fn time_of(position: &[u8]) -> TimeKey {
     time
 }
 
-/// Behind everything that started in the nanosecond after this time: just before what started then.
+/// Behind everything that started in the millisecond after this one: just before what started in it.
 fn before(time: TimeKey) -> Cursor {
     // A pause is always behind where the walk began, so that there is a later time.
-    let later = CaptureTime(parse_time(time).0.saturating_add(1));
-    Cursor { started_at: later, recording: RecordingId(Uuid::max()) }
+    let later = parse_time(time).unwrap_or_default().0.saturating_add(NANOS_PER_MILLISECOND);
+    Cursor { started_at: CaptureTime(later), recording: RecordingId(Uuid::max()) }
 }
 
 /// The first key behind a cursor; `None` behind the last.

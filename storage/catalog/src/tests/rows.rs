@@ -35,7 +35,8 @@ fn rows() -> impl Strategy<Value = Row> {
 
 fn key(row: &Row) -> (sidetone_model::RecordingId, Option<CaptureTime>) {
     let recording: Option<&Recording> = row.document.as_ref().map(|document| &*document.value);
-    (recording.map_or(id(0), |recording| recording.id), recording.map(|recording| recording.started_at))
+    let started = |recording: &Recording| CaptureTime(recording.started_at.0 / 1_000_000 * 1_000_000);
+    (recording.map_or(id(0), |recording| recording.id), recording.map(started))
 }
 
 proptest! {
