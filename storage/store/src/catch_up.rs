@@ -1,7 +1,7 @@
 //! Bringing into the catalog what journals hold and it does not know.
 
-use crate::StoreError;
 use crate::KeeperStatistics;
+use crate::StoreError;
 use crate::batch::Note;
 use crate::logs::Logs;
 use sidetone_catalog::{Catalog, Changes};

@@ -92,6 +92,11 @@ impl Lane {
         !self.items.is_empty()
     }
 
+    #[cfg(test)]
+    pub(crate) fn items(&self) -> impl Iterator<Item = &Item> {
+        self.items.iter()
+    }
+
     pub(crate) fn backlog(&self) -> usize {
         self.items.len()
     }

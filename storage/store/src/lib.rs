@@ -51,6 +51,7 @@ mod placement;
 mod reader;
 mod rebuild;
 mod recover;
+mod sabotage;
 mod shared;
 #[cfg(test)]
 mod simulation;
@@ -67,8 +68,8 @@ pub use open::Store;
 pub use options::{Limits, SealingOptions, SpaceOptions, StoreOptions, Watermark};
 pub use reader::{ChunkLocation, ChunkPlace, StoreReader};
 pub use sidetone_catalog::{
-    BadCursor, CatalogStatistics, Count, Cursor, Filter, Measure, Query, RecordingPage, RecordingQuery, Span, TextField,
-    TextMatch,
+    BadCursor, CatalogStatistics, Count, Cursor, Filter, Measure, Query, RecordingPage, RecordingQuery, Span,
+    TextField, TextMatch,
 };
 pub use sidetone_log::{Chunk, JournalConfig, JournalStatistics, SegmentConfig, VolumeNumber};
 pub use space::VolumeState;

@@ -1,8 +1,8 @@
 //! The log files of all volumes, open for reading.
 
+use crate::StoreError;
 use crate::shared::lock;
 use crate::volume::Volume;
-use crate::StoreError;
 use sidetone_log::format::{ALIGNMENT_BYTES, FileHeader, Meaning, decode_record};
 use sidetone_log::{
     Io, JournalReader, LogError, OpenFiles, Owner, Run, RunIndex, SegmentContents, SegmentEntry, SegmentNumber,
@@ -128,7 +128,8 @@ impl VolumeLogs {
         io.sync_file(&path).map_err(|source| LogError::Io { operation: "sync", path: path.clone(), source })?;
         let mut contents = self.segments.contents(segment, 0)?;
         if !contents.closed && !contents.end.is_multiple_of(ALIGNMENT_BYTES as u64) {
-            let file = io.open(&path).map_err(|source| LogError::Io { operation: "open", path: path.clone(), source })?;
+            let file =
+                io.open(&path).map_err(|source| LogError::Io { operation: "open", path: path.clone(), source })?;
             let flush = last_flush(&*file, contents.end, contents.header.as_ref());
             contents.end = flush.map_err(|source| LogError::Io { operation: "read", path, source })?;
             contents.entries.retain(|entry: &SegmentEntry| entry.bytes().end <= contents.end);

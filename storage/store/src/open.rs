@@ -1,13 +1,14 @@
 //! Opening a store for writing.
 
+use crate::catch_up::catch_up;
 use crate::description::{Description, STORE_FILE, is_unused, make_directory};
 use crate::handle::StoreHandle;
-use crate::catch_up::catch_up;
 use crate::keeper::{Keeper, look_at_space};
 use crate::lane::Lane;
 use crate::logs::Logs;
 use crate::recover::{Orphans, open_journal, unannounced_runs};
-use crate::shared::{Sabotage, Shared, SharedVolume, is_fault};
+use crate::sabotage::Sabotage;
+use crate::shared::{Shared, SharedVolume, is_fault};
 use crate::writer::Queues;
 use crate::{StoreError, StoreOptions, StoreReader, StoreWriter, VolumeState, rebuild, volume};
 use sidetone_catalog::{Catalog, RocksCatalog};
@@ -53,8 +54,7 @@ impl Store {
         sabotage: Option<Sabotage>,
     ) -> Result<Self, StoreError> {
         let (lock, mut description, is_new) = take(&*io, home, options)?;
-        let volumes =
-            volume::open(&*io, home, &mut description, &options.volumes, is_new || options.create_volumes)?;
+        let volumes = volume::open(&*io, home, &mut description, &options.volumes, is_new || options.create_volumes)?;
         let logs = Logs::new(Arc::clone(&io), description.store_id, &volumes);
         let catalog = open_catalog(&home.join("catalog"))?;
         let shared = Arc::new(Shared {
@@ -232,15 +232,10 @@ fn announce_orphans(writer: &mut StoreWriter, keeper: &mut Keeper, orphans: usiz
 }
 
 /// The active recordings, each with the lane that its audio is on.
-fn running(
-    shared: &Shared,
-    lanes: &[Lane],
-) -> Result<Vec<(sidetone_model::RecordingId, Option<usize>)>, StoreError> {
+fn running(shared: &Shared, lanes: &[Lane]) -> Result<Vec<(sidetone_model::RecordingId, Option<usize>)>, StoreError> {
     let lane_of = |volume: VolumeNumber| lanes.iter().position(|lane| lane.shared.volume.number == volume);
     let pending = shared.catalog.pending()?.into_iter();
     let active = pending.filter(|pending| pending.state == Some(sidetone_model::RecordingState::Active));
     let newest = |places: Vec<(VolumeNumber, sidetone_log::LogPosition)>| places.first().map(|(volume, _)| *volume);
-    Ok(active
-        .map(|pending| (pending.recording, newest(pending.oldest).and_then(lane_of)))
-        .collect())
+    Ok(active.map(|pending| (pending.recording, newest(pending.oldest).and_then(lane_of))).collect())
 }

@@ -61,11 +61,7 @@ pub struct SealingOptions {
 
 impl Default for SealingOptions {
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(5),
-            running_after: Duration::from_secs(600),
-            step_bytes: 16 << 20,
-        }
+        Self { interval: Duration::from_secs(5), running_after: Duration::from_secs(600), step_bytes: 16 << 20 }
     }
 }
 

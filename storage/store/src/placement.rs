@@ -42,8 +42,7 @@ mod tests {
 
     #[test]
     fn recordings_spread_over_volumes_as_their_free_space_does() {
-        let mut volumes =
-            [candidate(0, VolumeState::Ok, 1 << 30, 0), candidate(1, VolumeState::Ok, 3 << 30, 0)];
+        let mut volumes = [candidate(0, VolumeState::Ok, 1 << 30, 0), candidate(1, VolumeState::Ok, 3 << 30, 0)];
         for _ in 0..400 {
             let chosen = place_new(volumes.iter().copied()).unwrap();
             volumes[usize::from(chosen.0)].recordings += 1;

@@ -41,10 +41,18 @@ pub struct ChunkLocation {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ChunkPlace {
-    Journal { volume: VolumeNumber, located: Located },
-    Segment { run: Arc<Run>, entry: RunEntry },
+    Journal {
+        volume: VolumeNumber,
+        located: Located,
+    },
+    Segment {
+        run: Arc<Run>,
+        entry: RunEntry,
+    },
     /// The chunks of a whole run, whose index cannot be read, nor they without it. `ticks` is 0; reading it tells why.
-    Unreadable { run: Arc<Run> },
+    Unreadable {
+        run: Arc<Run>,
+    },
 }
 
 impl ChunkPlace {
@@ -204,7 +212,8 @@ impl StoreReader {
             if let Meaning::Content(Content::Chunk(Chunk { header, .. })) = interpret(&record)
                 && header.recording == recording
             {
-                let (track, first_tick, ticks, packets) = (header.track, header.first_tick, header.ticks, header.packets);
+                let (track, first_tick, ticks, packets) =
+                    (header.track, header.first_tick, header.ticks, header.packets);
                 entries.push(RunEntry { track, first_tick, ticks, packets, offset: at, length: record.length });
             }
             at += u64::from(record.length).next_multiple_of(16);
@@ -228,9 +237,7 @@ impl StoreReader {
 
     fn read_at(&self, location: &ChunkLocation) -> Result<Chunk, StoreError> {
         let chunk = match &location.place {
-            ChunkPlace::Journal { volume, located } => {
-                self.available(*volume)?.journal.read_chunk(*located)?
-            }
+            ChunkPlace::Journal { volume, located } => self.available(*volume)?.journal.read_chunk(*located)?,
             ChunkPlace::Segment { run, entry } => {
                 self.available(run.volume)?.segments.read_chunk(location.recording, run, entry)?
             }

@@ -3,6 +3,7 @@
 use crate::annotate::Annotating;
 use crate::description::Description;
 use crate::options::StoreOptions;
+use crate::sabotage::Sabotage;
 use crate::volume::Volume;
 use crate::{Faults, KeeperStatistics, VolumeState, WriterStatistics};
 use sidetone_catalog::Catalog;
@@ -57,30 +58,7 @@ pub(crate) struct VolumeDetails {
     pub(crate) segment_bytes: u64,
 }
 
-/// What a store gets wrong on purpose, so that a test can show that it would notice.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Sabotage {
-    /// The keeper hears of records when their flush begins.
-    TellBeforeDurable,
-    /// A fact that a recording is over does not wait for its audio on other volumes.
-    EndBeforeAudio,
-    /// A run is announced before its segment is flushed.
-    AnnounceBeforeFlush,
-    /// A segment is closed while runs in it are not announced.
-    CloseBeforeAnnounced,
-    /// Journal files go before the catalog is durable.
-    RetireBeforePersist,
-    /// Journal files go whatever still lies in them.
-    RetireNeeded,
-    /// Facts count as copied that were not.
-    SettleWithoutCopy,
-}
-
 impl Shared {
-    pub(crate) fn is_sabotaged(&self, sabotage: Sabotage) -> bool {
-        cfg!(test) && self.sabotage == Some(sabotage)
-    }
-
     pub(crate) fn volume(&self, number: VolumeNumber) -> Option<&Arc<SharedVolume>> {
         self.volumes.iter().find(|volume| volume.volume.number == number)
     }
@@ -179,4 +157,3 @@ pub(crate) fn is_fault(error: &LogError) -> bool {
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-

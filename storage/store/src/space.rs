@@ -30,16 +30,8 @@ pub enum VolumeState {
 }
 
 impl VolumeState {
-    pub const ALL: [Self; 8] = [
-        Self::Ok,
-        Self::Low,
-        Self::NoNew,
-        Self::Reserve,
-        Self::Full,
-        Self::Stalled,
-        Self::Failed,
-        Self::Missing,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Ok, Self::Low, Self::NoNew, Self::Reserve, Self::Full, Self::Stalled, Self::Failed, Self::Missing];
 
     /// As in JSON and in metrics.
     pub fn name(self) -> &'static str {

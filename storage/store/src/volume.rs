@@ -41,12 +41,7 @@ pub(crate) fn locate(io: &dyn Io, home: &Path, description: &Description) -> Res
             tracing::error!(volume = known.volume.0, directory = %known.directory.display(),
                 error = found.err().map(tracing::field::display), "a volume of the store is missing");
         }
-        volumes.push(Volume {
-            number: known.volume,
-            id: known.volume_id,
-            directory: known.directory.clone(),
-            present,
-        });
+        volumes.push(Volume { number: known.volume, id: known.volume_id, directory: known.directory.clone(), present });
     }
     Ok(volumes)
 }

@@ -15,7 +15,8 @@ use crate::batch::Batch;
 use crate::handle::{Delivery, Refusal, Submission, Submitted};
 use crate::lane::{Item, Lane, LaneFact, Settled, What};
 use crate::placement::{Candidate, place_new, place_running};
-use crate::shared::{Sabotage, Shared, is_fault, lock};
+use crate::sabotage::Sabotage;
+use crate::shared::{Shared, is_fault, lock};
 use crate::{StoreError, VolumeState, WriterStatistics};
 use sidetone_catalog::Changes;
 use sidetone_log::format::{CHUNK_PAYLOAD_OFFSET, fact_record};
@@ -192,6 +193,10 @@ impl StoreWriter {
         for lane in &mut self.lanes {
             lane.begin_flush(now);
         }
+        #[cfg(test)]
+        if self.shared.is_sabotaged(Sabotage::TellBeforeDurable) {
+            self.tell_before_durable();
+        }
         self.forget(now);
     }
 
@@ -314,14 +319,16 @@ impl StoreWriter {
             }
             None => false,
         };
-        let candidates = self.lanes.iter().enumerate().filter(|(_, lane)| lane.is_writable()).map(|(_, lane)| Candidate {
-            volume: lane.shared.volume.number,
-            state: lane.shared.state(),
-            free_bytes: lane.shared.free_bytes.load(Ordering::Relaxed),
-            recordings: lane.shared.recordings.load(Ordering::Relaxed),
-        });
+        let candidates =
+            self.lanes.iter().enumerate().filter(|(_, lane)| lane.is_writable()).map(|(_, lane)| Candidate {
+                volume: lane.shared.volume.number,
+                state: lane.shared.state(),
+                free_bytes: lane.shared.free_bytes.load(Ordering::Relaxed),
+                recordings: lane.shared.recordings.load(Ordering::Relaxed),
+            });
         let volume = if is_running { place_running(candidates) } else { place_new(candidates) };
-        let Some(lane) = volume.and_then(|volume| self.lanes.iter().position(|lane| lane.shared.volume.number == volume))
+        let Some(lane) =
+            volume.and_then(|volume| self.lanes.iter().position(|lane| lane.shared.volume.number == volume))
         else {
             let states = self.shared.states();
             return Err(if is_running || !self.takes_audio() {
@@ -478,7 +485,7 @@ impl StoreWriter {
         }
     }
 
-    fn settle(&mut self, lane: usize, settled: Settled) {
+    pub(crate) fn settle(&mut self, lane: usize, settled: Settled) {
         self.gathered.chunks += settled.chunks.len() as u64;
         self.gathered.facts += settled.facts;
         self.gathered.bytes += settled.bytes;
@@ -577,8 +584,11 @@ impl StoreWriter {
         if elapsed < self.shared.options.limits.stall || shared.fault() == VolumeState::Stalled {
             return;
         }
-        tracing::error!(volume = shared.volume.number.0, seconds = elapsed.as_secs_f64(),
-            "a volume does not answer: others take its recordings until it does");
+        tracing::error!(
+            volume = shared.volume.number.0,
+            seconds = elapsed.as_secs_f64(),
+            "a volume does not answer: others take its recordings until it does"
+        );
         shared.set_fault(VolumeState::Stalled);
         shared.details().faults.stalled += 1;
         for (durable_on, delivery) in self.lanes[lane].stall(lane) {

@@ -4,11 +4,11 @@
 //! the journals themselves, up to where they are known to be durable.
 
 use super::{Keeper, StoreEvent};
+use crate::StoreError;
 use crate::batch::{Batch, Note};
+use crate::catch_up::catch_up;
 use crate::handle::Delivery;
 use crate::shared::Shared;
-use crate::StoreError;
-use crate::catch_up::catch_up;
 use sidetone_catalog::Changes;
 use sidetone_log::{FactSequence, LogPosition, VolumeNumber};
 use sidetone_model::RecordingId;

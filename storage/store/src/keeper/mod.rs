@@ -48,14 +48,26 @@ pub enum StoreEvent {
     /// The recording is over, and what the log has of it is durable and in the catalog. Told again at most after the
     /// keeper was far behind.
     RecordingOver(Arc<Recording>),
-    VolumeChanged { volume: VolumeNumber, before: VolumeState, after: VolumeState },
+    VolumeChanged {
+        volume: VolumeNumber,
+        before: VolumeState,
+        after: VolumeState,
+    },
     /// The catalog cannot be written, or can again. Recording goes on without it.
-    CatalogFailing { error: String },
+    CatalogFailing {
+        error: String,
+    },
     CatalogRecovered,
     /// Bytes of a journal that were durable cannot be read any more; what they held is lost.
-    JournalDamaged { volume: VolumeNumber, error: String },
+    JournalDamaged {
+        volume: VolumeNumber,
+        error: String,
+    },
     /// Audio of a recording was damaged when it should be sealed; the recording is incomplete.
-    AudioDamaged { recording: RecordingId, chunks: u64 },
+    AudioDamaged {
+        recording: RecordingId,
+        chunks: u64,
+    },
 }
 
 /// Keeps the catalog and the segments. Belongs to one thread at a time.

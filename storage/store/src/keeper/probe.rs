@@ -2,12 +2,12 @@
 
 use super::{Keeper, segments};
 use crate::StoreError;
+use crate::VolumeState;
 use crate::description::{STORE_FILE, VolumeDescription};
 use crate::options::file_bytes;
 use crate::recover::{Orphans, open_journal, unannounced_runs};
 use crate::shared::SharedVolume;
 use crate::space::Thresholds;
-use crate::VolumeState;
 use sidetone_log::{SegmentNumber, VolumeNumber, close_left_open};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -78,7 +78,8 @@ impl Keeper {
     fn measure(&mut self, shared: &SharedVolume) {
         let number = shared.volume.number;
         let Ok(logs) = self.logs.volume(number) else { return };
-        let (Ok((journal_files, journal_bytes)), Ok(segments)) = (logs.journal.sizes(), logs.segments.segments()) else {
+        let (Ok((journal_files, journal_bytes)), Ok(segments)) = (logs.journal.sizes(), logs.segments.segments())
+        else {
             return;
         };
         let newest = segments.last().map_or(0, |last| last.0);

@@ -8,7 +8,7 @@ use super::Keeper;
 use super::segments::{Kind, kind_of, kind_of_facts};
 use crate::StoreError;
 use crate::logs::VolumeLogs;
-use crate::shared::Sabotage;
+use crate::sabotage::Sabotage;
 use sidetone_catalog::{Changes, HeldFact, Pending};
 use sidetone_log::{Content, Fact, FactRecord, FactSequence, KnownEnd, LogPosition, Through, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId, RecordingState};
@@ -40,7 +40,8 @@ impl Keeper {
             let files = logs.journal.files()?;
             let applied = self.projection.applied(volume);
             let Some(&first) = files.first().filter(|&&first| first < applied.file) else { continue };
-            let needed = pending.iter().filter_map(|pending| oldest(pending, volume)).map(|position| position.file).min();
+            let needed =
+                pending.iter().filter_map(|pending| oldest(pending, volume)).map(|position| position.file).min();
             let needed = match self.shared.is_sabotaged(Sabotage::RetireNeeded) {
                 true => applied.file,
                 false => needed.map_or(applied.file, |needed| needed.min(applied.file)),
@@ -89,7 +90,8 @@ impl Keeper {
         now: CaptureTime,
     ) -> Result<bool, StoreError> {
         let mut groups: BTreeMap<Kind, Vec<(RecordingId, Vec<FactRecord>)>> = BTreeMap::new();
-        let holding = pending.iter().filter(|pending| oldest(pending, volume).is_some_and(|oldest| oldest.file == first));
+        let holding =
+            pending.iter().filter(|pending| oldest(pending, volume).is_some_and(|oldest| oldest.file == first));
         for pending in holding.take(RECORDINGS_AT_ONCE) {
             let recording = pending.recording;
             let held = self.shared.catalog.facts(recording)?;

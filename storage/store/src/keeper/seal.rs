@@ -87,9 +87,8 @@ impl Keeper {
             .collect();
         let logs = &self.logs;
         let segments = &mut self.segments;
-        let is_usable = |volume: &VolumeNumber| {
-            logs.volume(*volume).is_ok_and(|logs| segments.is_usable(*volume, &logs.segments))
-        };
+        let is_usable =
+            |volume: &VolumeNumber| logs.volume(*volume).is_ok_and(|logs| segments.is_usable(*volume, &logs.segments));
         volumes.into_iter().filter(is_usable).collect()
     }
 
@@ -103,12 +102,7 @@ impl Keeper {
     }
 
     /// What of a recording can be sealed on a volume; `None` when that is nothing.
-    fn plan(
-        &mut self,
-        pending: &Pending,
-        volume: VolumeNumber,
-        now: CaptureTime,
-    ) -> Result<Option<Plan>, StoreError> {
+    fn plan(&mut self, pending: &Pending, volume: VolumeNumber, now: CaptureTime) -> Result<Option<Plan>, StoreError> {
         let recording = pending.recording;
         let held = self.shared.catalog.facts(recording)?;
         let mut rows = self.rows(pending, &held)?;
@@ -210,13 +204,7 @@ impl Keeper {
 
     /// Whether the recording's document says that this audio is damaged, so that it can be left behind: a recording whose audio
     /// is damaged is not whole, and must say so before anything is forgotten. If not, sees to it.
-    fn is_told(
-        &mut self,
-        pending: &Pending,
-        held: &[HeldFact],
-        damaged: &[ChunkLocation],
-        now: CaptureTime,
-    ) -> bool {
+    fn is_told(&mut self, pending: &Pending, held: &[HeldFact], damaged: &[ChunkLocation], now: CaptureTime) -> bool {
         let document = held.iter().find_map(|held| match &held.record.fact {
             Fact::Recording { recording, .. } => Some(recording),
             _ => None,
@@ -230,9 +218,13 @@ impl Keeper {
         }
         let (_, attempts) = self.put_off.get(&pending.recording).copied().unwrap_or((now, 0));
         // The document of a recording that goes on is the engine's.
-        let wait = if is_active { self.shared.options.sealing.running_after } else { self.shared.options.sealing.interval };
+        let wait =
+            if is_active { self.shared.options.sealing.running_after } else { self.shared.options.sealing.interval };
         self.put_off.insert(pending.recording, (now.saturating_add(wait), attempts));
-        if !is_active {
+        let is_on_its_way = self.announcements.iter().any(|announcement| {
+            matches!(&announcement.fact, Fact::Recording { recording, .. } if recording.id == pending.recording)
+        });
+        if !is_active && !is_on_its_way {
             let chunks = damaged.len() as u64;
             self.shared.keeper().damaged_chunks += chunks;
             (self.sink)(StoreEvent::AudioDamaged { recording: pending.recording, chunks });

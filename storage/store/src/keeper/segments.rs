@@ -3,9 +3,10 @@
 //! A segment that fails is given up at its last flush. Until it is cut there, nothing is sealed on its volume: what
 //! the failed flush left on the device must not turn up as a run beside the one that replaces it.
 
-use crate::options::segment_config;
 use crate::StoreError;
-use crate::shared::{Sabotage, Shared, SharedVolume, is_fault};
+use crate::options::segment_config;
+use crate::sabotage::Sabotage;
+use crate::shared::{Shared, SharedVolume, is_fault};
 use sidetone_log::format::{ALIGNMENT_BYTES, Month};
 use sidetone_log::{
     ChunkRecord, FactRecord, LogError, Run, SegmentNumber, SegmentReader, SegmentWriter, Through, VolumeNumber,
@@ -197,15 +198,15 @@ impl Segments {
         let identity = self.shared.identity(&shared.volume);
         // A number is used once, also when making the file fails: it may have been left.
         self.next.insert(*volume, SegmentNumber(number.0 + 1));
-        let writer = SegmentWriter::create(
-            &self.shared.io,
-            &directory,
-            number,
-            &identity,
-            (class.as_str(), *expires),
-            &config,
-        )?;
-        tracing::info!(volume = volume.0, segment = number.0, class, expires = expires.map(tracing::field::display), "segment begun");
+        let writer =
+            SegmentWriter::create(&self.shared.io, &directory, number, &identity, (class.as_str(), *expires), &config)?;
+        tracing::info!(
+            volume = volume.0,
+            segment = number.0,
+            class,
+            expires = expires.map(tracing::field::display),
+            "segment begun"
+        );
         self.shared.keeper().segments_begun += 1;
         Ok(OpenSegment {
             volume: *volume,
@@ -219,7 +220,8 @@ impl Segments {
 
     /// Ends segments of a volume so that neither their number nor the span of their numbers grows too large.
     fn make_room(&mut self, volume: VolumeNumber, next: SegmentNumber) {
-        let of_volume = |(kind, segment): (&Kind, &OpenSegment)| (kind.0 == volume).then(|| (segment.used_at, kind.clone()));
+        let of_volume =
+            |(kind, segment): (&Kind, &OpenSegment)| (kind.0 == volume).then(|| (segment.used_at, kind.clone()));
         let mut used: Vec<(u64, Kind)> = self.open.iter().filter_map(of_volume).collect();
         used.sort();
         let surplus = (used.len() + 1).saturating_sub(self.shared.options.limits.open_segments.max(1));
@@ -318,4 +320,3 @@ fn total_bytes(volume: &SharedVolume) -> u64 {
         total => total,
     }
 }
-

@@ -4,10 +4,10 @@ use super::machine::{Life, MortalCatalog, MortalIo};
 use super::oracle::{Oracle, Told, header, payload};
 use crate::logs::Logs;
 use crate::rebuild::fill;
-use crate::shared::Sabotage;
+use crate::sabotage::Sabotage;
 use crate::{
-    AnnotationChange, JournalConfig, Limits, SealingOptions, SegmentConfig, Store, StoreError, StoreEvent, StoreOptions,
-    VolumeState,
+    AnnotationChange, JournalConfig, Limits, SealingOptions, SegmentConfig, Store, StoreError, StoreEvent,
+    StoreOptions, VolumeState,
 };
 use sidetone_catalog::{Catalog, MemoryCatalog, dump};
 use sidetone_log::simulation::{Operation, Random, SimulatedDisk};
@@ -118,7 +118,8 @@ impl World {
     pub(super) fn new(seed: u64, sabotage: Option<Sabotage>) -> Self {
         let mut random = Random::new(seed ^ 0x5eed);
         let disk = SimulatedDisk::new(seed);
-        let further: Vec<PathBuf> = (0..random.below(3)).map(|number| PathBuf::from(format!("/v{}", number + 1))).collect();
+        let further: Vec<PathBuf> =
+            (0..random.below(3)).map(|number| PathBuf::from(format!("/v{}", number + 1))).collect();
         further.iter().for_each(|path| disk.mount(path));
         Self {
             seed,
@@ -260,7 +261,11 @@ impl World {
             let back = self.is_missing;
             if back || self.random.chance(150) {
                 note!(self, "volume {} is {}", last.display(), if back { "back" } else { "away" });
-                if back { self.disk.mount(last) } else { self.disk.unmount(last) }
+                if back {
+                    self.disk.mount(last)
+                } else {
+                    self.disk.unmount(last)
+                }
                 self.is_missing = !back;
                 self.report.missing += u64::from(!back);
             }
