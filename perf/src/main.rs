@@ -2,8 +2,14 @@
 //! by a factor of two.
 #![forbid(unsafe_code)]
 
+mod calls;
 mod capture;
+mod lockstep;
+mod measure;
+mod metered;
 mod pipeline;
+mod recorder;
+mod store;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -25,11 +31,14 @@ enum What {
     Capture(capture::Options),
     /// CPU time of replay per call-second, and the share of Opus in it.
     Pipeline(pipeline::Options),
+    /// What the store takes, what that costs, how many bytes it writes, how fast it is there again.
+    Store(store::Options),
 }
 
 fn main() -> Result<()> {
     match Arguments::parse().what {
         What::Capture(options) => capture::run(&options),
         What::Pipeline(options) => pipeline::run(&options),
+        What::Store(options) => store::run(&options),
     }
 }

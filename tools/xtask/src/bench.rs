@@ -25,6 +25,8 @@ enum What {
     Capture,
     /// CPU time of `sidetone replay` per second of a two-way call, and the share of Opus in it.
     Pipeline,
+    /// What the store takes, what that costs, how many bytes it writes, how fast it is there again: four minutes.
+    Store,
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
@@ -36,6 +38,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     command.arg(match options.what {
         What::Capture => "capture",
         What::Pipeline => "pipeline",
+        What::Store => "store",
     });
     command.args(&options.arguments);
     let status = command.status().with_context(|| format!("cannot start {}", program.display()))?;
