@@ -26,7 +26,7 @@ use crate::shared::Shared;
 use crate::{StoreError, StoreWriter, VolumeState};
 use apply::Projection;
 use segments::Segments;
-use sidetone_log::{Fact, FactSequence, Journal, Run, SegmentNumber, VolumeNumber};
+use sidetone_log::{ChunkRecord, Fact, FactSequence, Journal, Run, SegmentNumber, Table, VolumeNumber};
 use sidetone_model::{CaptureTime, Recording, RecordingId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -70,6 +70,9 @@ pub enum StoreEvent {
     },
 }
 
+/// Makes what is stored with a run beside its chunks.
+type MakeTables = Box<dyn FnMut(&Recording, &[ChunkRecord]) -> Vec<Table> + Send>;
+
 /// Keeps the catalog and the segments. Belongs to one thread at a time.
 pub struct Keeper {
     shared: Arc<Shared>,
@@ -78,6 +81,7 @@ pub struct Keeper {
     batches: Option<Receiver<Batch>>,
     revived: SyncSender<(usize, Journal)>,
     sink: Box<dyn FnMut(StoreEvent) + Send>,
+    make_tables: MakeTables,
     projection: Projection,
     segments: Segments,
     /// Facts about runs that are durable in their segments, on their way into the log.
@@ -125,6 +129,7 @@ impl Keeper {
             batches: Some(batches),
             revived,
             sink: Box::new(|_| {}),
+            make_tables: Box::new(|_, _| Vec::new()),
             projection,
             announcements: VecDeque::new(),
             sealing: BTreeSet::new(),
@@ -142,6 +147,13 @@ impl Keeper {
     /// Where events go, from now on. Called on the keeper's thread; it should not wait.
     pub fn on_event(&mut self, sink: impl FnMut(StoreEvent) + Send + 'static) {
         self.sink = Box::new(sink);
+    }
+
+    /// What is stored with each run from now on, in the run's index. `make` gets the recording as it is known then and the
+    /// chunks of the run, in the order of track and time; it is called on the keeper's thread. All tables of a run together are
+    /// to take some kilobytes: the index is one record.
+    pub fn on_run(&mut self, make: impl FnMut(&Recording, &[ChunkRecord]) -> Vec<Table> + Send + 'static) {
+        self.make_tables = Box::new(make);
     }
 
     /// Does what is due. True when there is more to do at once.

@@ -243,7 +243,12 @@ impl Keeper {
             // Nothing of it can be read.
             return self.copy_facts(&kind, &[(recording, facts)], through);
         }
-        let run = match self.segments.append_run(&kind, (recording, &facts), chunks, through) {
+        let document = facts.iter().find_map(|record| match &record.fact {
+            Fact::Recording { recording, .. } => Some(recording),
+            _ => None,
+        });
+        let tables = document.map_or_else(Vec::new, |document| (self.make_tables)(document, &chunks));
+        let run = match self.segments.append_run(&kind, (recording, &facts), chunks, through, tables) {
             Ok(run) => run,
             Err(StoreError::Log(error)) if !is_fault(&error) => {
                 tracing::error!(%recording, %error, "a recording cannot be sealed; its journal files stay");

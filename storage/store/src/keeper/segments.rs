@@ -9,7 +9,7 @@ use crate::sabotage::Sabotage;
 use crate::shared::{Shared, SharedVolume, is_fault};
 use sidetone_log::format::{ALIGNMENT_BYTES, Month};
 use sidetone_log::{
-    ChunkRecord, FactRecord, LogError, Run, SegmentNumber, SegmentReader, SegmentWriter, Through, VolumeNumber,
+    ChunkRecord, FactRecord, LogError, Run, SegmentNumber, SegmentReader, SegmentWriter, Table, Through, VolumeNumber,
 };
 use sidetone_model::{Annotations, RecordingId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -101,10 +101,11 @@ impl Segments {
         (recording, facts): (RecordingId, &[FactRecord]),
         chunks: Vec<ChunkRecord>,
         through: Through,
+        tables: Vec<Table>,
     ) -> Result<Run, StoreError> {
         let segment = self.segment(kind)?;
         let chunks = chunks.into_iter().map(Ok);
-        match segment.writer.append_run(recording, facts, chunks, &[through], Vec::new()) {
+        match segment.writer.append_run(recording, facts, chunks, &[through], tables) {
             Ok(run) => {
                 segment.unannounced.insert(run.offset);
                 segment.fresh.push(NewRun { recording, run: run.clone(), through });
