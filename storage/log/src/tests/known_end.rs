@@ -146,3 +146,24 @@ fn a_file_name_far_away_costs_one_report() {
     assert!(matches!(scan.next(), Some(Err(LogError::NotALogFile { .. }))), "its header has another number");
     assert!(scan.next().is_none());
 }
+
+#[test]
+fn a_sync_record_where_no_flush_can_begin_is_no_record() {
+    let world = World::new();
+    let mut journal = world.open();
+    let mut next = 0;
+    let appended = write_flush(&mut journal, &mut next, 2);
+    drop(journal);
+    let path = world.reader.path(1);
+    let mut bytes = world.disk.read(&path).unwrap();
+    let file_id = format::FileHeader::decode(&bytes[..4096]).unwrap().file_id;
+    // In the place of the padding.
+    let last = appended[1].located;
+    let padding = (last.position.offset as usize + last.length as usize).next_multiple_of(16);
+    let sync = format::encode_sync(format::Sync { file_id, sequence: 2 });
+    bytes[padding..padding + sync.len()].copy_from_slice(&sync);
+    world.disk.write_small(&path, &bytes).unwrap();
+    let (entries, errors, end) = world.scan(LogPosition::default(), ALL);
+    assert_eq!((contents(&entries), errors.len()), (expected(&appended), 0));
+    assert_eq!(end, LogPosition { file: 1, offset: padding as u64 });
+}

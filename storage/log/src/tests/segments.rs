@@ -131,6 +131,18 @@ impl World {
         self.reader.contents(SegmentNumber(number), 0).unwrap()
     }
 
+    /// What a check of a closed segment finds.
+    fn damages(&self, number: u32) -> Vec<Damage> {
+        let mut damages = Vec::new();
+        let mut watch = |finding| {
+            damages.extend(if let Finding::Damage(damage) = finding { Some(damage) } else { None });
+            std::ops::ControlFlow::Continue(())
+        };
+        let verified = self.reader.verify_file(SegmentNumber(number), 0, true, &mut watch).unwrap();
+        assert!(verified.closed);
+        damages
+    }
+
     /// The lone facts that the contents name.
     fn facts(&self, contents: &SegmentContents) -> Vec<FactRecord> {
         let groups = contents.entries.iter().filter_map(|entry| match entry {
@@ -221,16 +233,7 @@ fn write_and_read_back(world: &World, actions: &[Action]) {
     // Closing it once more changes nothing.
     let again = close_left_open(&world.reader, SegmentNumber(1), 0, &small_segments()).unwrap();
     assert_eq!(again, Some(contents));
-    let mut damages = Vec::new();
-    let verified = world
-        .reader
-        .verify_file(SegmentNumber(1), 0, true, &mut |finding| {
-            damages.extend(matches!(finding, Finding::Damage(_)).then_some(finding));
-            std::ops::ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert!(damages.is_empty(), "{damages:?}");
-    assert_eq!((verified.runs, verified.closed), (sealed.len() as u64, true));
+    assert_eq!(world.damages(1), []);
 }
 
 proptest! {
@@ -275,69 +278,101 @@ fn seeds() -> std::ops::Range<u64> {
     0..seeds.unwrap_or(300)
 }
 
+/// A segment as its process left it: what was appended, and how much of it is known to be durable.
+struct Left {
+    appended: Vec<(Given, Run)>,
+    flushed: usize,
+    durable: u64,
+    closed: bool,
+}
+
+/// Writes a segment, and stops at any point.
+fn write_until_the_end_comes(world: &World, disk: &SimulatedDisk, random: &mut Random) -> Left {
+    let mut writer = world.create(1).unwrap();
+    let mut left = Left { appended: Vec::new(), flushed: 0, durable: 0, closed: false };
+    for number in 0..random.below(12) {
+        let given = Given::new(number, 1 + random.below(6), random.below(20_000) as usize);
+        let run = given.append(&mut writer).unwrap();
+        left.appended.push((given, run));
+        if random.chance(400) {
+            left.durable = writer.flush().unwrap();
+            left.flushed = left.appended.len();
+        }
+    }
+    let mut fail = |operation, skip_max| disk.fail(Path::new("/"), operation, random.below(skip_max) as u32, 1);
+    match left.appended.len() % 4 {
+        0 => drop(writer),
+        // All of it may be written, and nobody knows.
+        1 => {
+            fail(Operation::Sync, 1);
+            assert!(left.flushed == left.appended.len() || writer.flush().is_err());
+        }
+        failing => {
+            if failing == 2 {
+                fail(Operation::Sync, 3);
+            }
+            left.closed = writer.close().is_ok();
+        }
+    }
+    disk.fail(Path::new("/"), Operation::Sync, 0, 0);
+    if left.closed {
+        left.flushed = left.appended.len();
+    }
+    left
+}
+
+/// Starts that are cut short, and then one that is not.
+fn recover(world: &World, disk: &SimulatedDisk, random: &mut Random, durable: u64) -> Option<SegmentContents> {
+    let operations = [Operation::Write, Operation::Sync, Operation::Truncate, Operation::Read];
+    let close = || close_left_open(&world.reader, SegmentNumber(1), durable, &small_segments());
+    for _ in 0..random.below(3) {
+        disk.fail(Path::new("/"), operations[random.below(4) as usize], random.below(4) as u32, 1);
+        match close() {
+            Ok(_) => break,
+            Err(LogError::Io { .. }) => disk.crash(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    operations.into_iter().for_each(|operation| disk.fail(Path::new("/"), operation, 0, 0));
+    match close() {
+        // It held nothing, and was removed in an attempt before.
+        Err(LogError::Retired { .. }) => None,
+        contents => contents.unwrap(),
+    }
+}
+
 #[test]
 fn runs_that_were_flushed_survive_any_crash_and_a_segment_left_open_is_closed() {
     let (mut cut_off, mut kept_unflushed) = (0, 0);
     for seed in seeds() {
         let mut random = Random::new(seed);
-        let (world, disk) = World::simulated(seed);
+        let (mut world, disk) = World::simulated(seed);
         disk.set_delay(Path::new("/"), 3);
-        let mut writer = world.create(1).unwrap();
-        let mut appended = Vec::new();
-        let (mut flushed, mut durable) = (0, 0);
-        for number in 0..random.below(12) {
-            let given = Given::new(number, 1 + random.below(6), random.below(20_000) as usize);
-            let run = given.append(&mut writer).unwrap();
-            appended.push((given, run));
-            if random.chance(400) {
-                durable = writer.flush().unwrap();
-                flushed = appended.len();
-            }
-        }
-        let closed = random.chance(200);
-        if closed {
-            writer.close().unwrap();
-            flushed = appended.len();
+        world.config.preallocate_bytes = random.below(2) << 20;
+        let left = write_until_the_end_comes(&world, &disk, &mut random);
+        if random.chance(300) {
+            disk.kill();
         } else {
-            if random.chance(500) {
-                // All of it is written, and nobody knows.
-                disk.fail(Path::new("/"), Operation::Sync, 0, 1);
-                assert!(flushed == appended.len() || writer.flush().is_err(), "seed {seed}");
-            }
-            drop(writer);
+            disk.crash();
         }
-        disk.crash();
-        // The next start may be cut short as well.
-        let operations = [Operation::Write, Operation::Sync, Operation::Truncate, Operation::Read];
-        for _ in 0..random.below(3) {
-            disk.fail(Path::new("/"), operations[random.below(4) as usize], random.below(4) as u32, 1);
-            match close_left_open(&world.reader, SegmentNumber(1), durable, &small_segments()) {
-                Ok(_) => break,
-                Err(LogError::Io { .. }) => disk.crash(),
-                Err(error) => panic!("seed {seed}: {error}"),
-            }
-        }
-        for operation in operations {
-            disk.fail(Path::new("/"), operation, 0, 0);
-        }
-        disk.crash();
-        let contents = match close_left_open(&world.reader, SegmentNumber(1), durable, &small_segments()) {
-            // It held nothing, and was removed perhaps already.
-            Ok(None) | Err(LogError::Retired { .. }) => {
-                assert_eq!(flushed, 0, "seed {seed}");
-                continue;
-            }
-            contents => contents.unwrap().unwrap(),
+        assert!(!left.closed || world.contents(1).closed, "seed {seed}: what was closed is closed");
+        let Some(contents) = recover(&world, &disk, &mut random, left.durable) else {
+            assert_eq!(left.flushed, 0, "seed {seed}");
+            continue;
         };
+        // What a recovery has told stays so.
+        disk.crash();
+        assert_eq!(world.contents(1), contents, "seed {seed}");
         assert!(contents.closed && contents.damaged.is_empty(), "seed {seed}: {contents:?}");
+        assert_eq!(world.damages(1), [], "seed {seed}");
         let runs = runs(&contents);
-        assert!(runs.len() >= flushed, "seed {seed}: a flushed run is missing");
-        for (sealed, (given, run)) in runs.iter().zip(&appended) {
+        assert!(runs.len() >= left.flushed, "seed {seed}: a flushed run is missing");
+        for (sealed, (given, run)) in runs.iter().zip(&left.appended) {
             assert_eq!(&sealed.run, run, "seed {seed}");
             given.check(&world.reader, run);
         }
-        assert_eq!(world.contents(1), contents, "seed {seed}");
-        (cut_off, kept_unflushed) = (cut_off + appended.len() - runs.len(), kept_unflushed + runs.len() - flushed);
+        cut_off += left.appended.len() - runs.len();
+        kept_unflushed += runs.len() - left.flushed;
     }
     assert!(
         cut_off > 0 && kept_unflushed > 0,
