@@ -8,6 +8,7 @@
 //! * `entry`, `segment` – what records hold; [`format`] – file header and records as bytes; [`merkle`] – roots and proofs
 //! * `scan` – the records of one file, over damage and up to a torn tail; `bad_blocks` – over what a device cannot read
 //! * `io` – the outside world; `system` – the real one; `ring`, `block` – io_uring behind it
+//! * `simulation` – a machine in memory that crashes and fails, for tests (feature `simulation`)
 //! * `output` – a log file being written; `backlog` – what is not durable in it yet
 //! * `journal` – the writer; `recover` – the end of what a crash left; `reader` – everything that reads
 //! * `segment_writer`, `segment_recover`, `segment_reader` – the same of segments; `open_segment`, `segment_walk` behind them

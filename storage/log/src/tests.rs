@@ -392,7 +392,8 @@ fn without_o_direct_the_page_cache_serves() {
     let directory = tempfile::tempdir().unwrap();
     let mut io = RingIo::new();
     io.direct_allowed = false;
-    let mut journal = Journal::open(Arc::new(io), directory.path(), &identity(), &small(), LogPosition::default()).unwrap();
+    let mut journal =
+        Journal::open(Arc::new(io), directory.path(), &identity(), &small(), LogPosition::default()).unwrap();
     let mut next = 0;
     let appended = write_flush(&mut journal, &mut next, 50);
     assert!(!journal.statistics().direct_io);
@@ -404,7 +405,8 @@ fn without_io_uring_ordinary_writes_serve() {
     let directory = tempfile::tempdir().unwrap();
     let mut io = RingIo::new();
     io.ring_allowed = false;
-    let mut journal = Journal::open(Arc::new(io), directory.path(), &identity(), &small(), LogPosition::default()).unwrap();
+    let mut journal =
+        Journal::open(Arc::new(io), directory.path(), &identity(), &small(), LogPosition::default()).unwrap();
     let mut next = 0;
     let appended = write_flush(&mut journal, &mut next, 200);
     assert!(!journal.statistics().io_uring);
