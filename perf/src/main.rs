@@ -4,6 +4,7 @@
 
 mod calls;
 mod capture;
+mod catalog;
 mod lockstep;
 mod measure;
 mod metered;
@@ -29,6 +30,8 @@ struct Arguments {
 enum What {
     /// CPU time per packet: AF_XDP, TPACKET_V3 and tcpdump on the same traffic. Needs root.
     Capture(capture::Options),
+    /// The catalog by size: recordings per second, bytes each, latency of searches, time to open.
+    Catalog(catalog::Options),
     /// CPU time of replay per call-second, and the share of Opus in it.
     Pipeline(pipeline::Options),
     /// What the store takes, what that costs, how many bytes it writes, how fast it is there again.
@@ -38,6 +41,7 @@ enum What {
 fn main() -> Result<()> {
     match Arguments::parse().what {
         What::Capture(options) => capture::run(&options),
+        What::Catalog(options) => catalog::run(&options),
         What::Pipeline(options) => pipeline::run(&options),
         What::Store(options) => store::run(&options),
     }

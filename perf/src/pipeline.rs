@@ -186,7 +186,7 @@ fn peak_of(capture: &Path) -> Result<f64> {
 }
 
 /// Highest resident set so far.
-fn peak_resident_kib() -> Result<f64> {
+pub(crate) fn peak_resident_kib() -> Result<f64> {
     let pid = Pid::as_raw(Some(rustix::process::getpid()));
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the kernel tells no VmHWM")?;

@@ -397,10 +397,13 @@ fn has_tables(path: &Path) -> std::io::Result<bool> {
 
 fn open_error(path: &Path, source: rocksdb::Error) -> CatalogError {
     let path = path.to_owned();
+    // RocksDB tells of a file of its own that is missing as it tells of a disk that fails.
+    let is_file_missing = path.join("CURRENT").exists() && source.as_ref().contains("No such file or directory");
     match source.kind() {
         ErrorKind::Corruption | ErrorKind::InvalidArgument | ErrorKind::NotFound => {
             CatalogError::Damaged { path, what: source.to_string() }
         }
+        _ if is_file_missing => CatalogError::Damaged { path, what: source.to_string() },
         _ => CatalogError::Open { path, source },
     }
 }

@@ -88,7 +88,8 @@ impl RocksCatalog {
         self.database()?.get().compact()
     }
 
-    /// Puts the tables of all families in order, which takes long, and bytes on disk meanwhile.
+    /// Puts the tables of all families in order, which takes long, and up to twice the room meanwhile. What cannot be put in
+    /// order stays as it is.
     pub fn compact(&self) -> Result<(), CatalogError> {
         self.database()?.get().compact()
     }
@@ -167,6 +168,9 @@ impl Catalog for RocksCatalog {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
         // RocksDB holds a lock on the directory: the old one goes first.
         *database = None;
+        // And would make a new one where the file system is not mounted any more.
+        let current = self.path.join("CURRENT");
+        std::fs::metadata(&current).map_err(|source| CatalogError::Io { operation: "find", path: current, source })?;
         let opened = Database::open(&self.path, &self.options, self.mode.clone(), &mut |_| {})?;
         *writing = Writing { totals: Totals::load(&opened)?, known: KnownTexts::new() };
         *database = Some(opened);

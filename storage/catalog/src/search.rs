@@ -24,7 +24,9 @@ const GLANCE_WORK: u64 = 1;
 pub(crate) fn search(view: &View<'_>, query: &Query, limits: &Limits) -> Result<RecordingPage, CatalogError> {
     let condition = Condition::new(&query.filter)?;
     let limit = query.limit.clamp(1, PAGE_LIMIT_MAX);
-    let mut work = Work::new(limits.page_work);
+    // A large page that its lists fill is not cut short.
+    let page_work = limits.page_work + limit as u64 * (DOCUMENT_SEEK_WORK + DOCUMENT_WORK);
+    let mut work = Work::new(page_work);
     let mut recordings = Vec::new();
     let end = walk(view, &condition, query.cursor, limits, &mut work, |mut row| {
         if recordings.len() == limit {

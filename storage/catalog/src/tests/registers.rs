@@ -245,3 +245,22 @@ fn a_proof_shows_when_the_recording_is_over_and_no_chunk_is_left_in_a_journal() 
     catalog.apply(&changes, &[]).unwrap();
     assert!(catalog.pending().unwrap().is_empty() && proof().is_some());
 }
+
+#[test]
+fn a_crash_of_the_plain_catalog_takes_back_whole_calls_the_newest_first() {
+    let catalog = MemoryCatalog::new();
+    let mut states = vec![everything(&catalog)];
+    for number in 0..4u8 {
+        apply_facts(&catalog, u64::from(number) + 1, [document(&recording(number, 5, STATES[0], &[]))]);
+        states.push(everything(&catalog));
+        if number == 0 {
+            catalog.persist().unwrap();
+        }
+    }
+    assert_eq!(catalog.unpersisted(), 3);
+    for kept in [3, 2, 0] {
+        catalog.crash(kept);
+        assert_eq!(everything(&catalog), states[1 + kept]);
+        assert_eq!(catalog.unpersisted(), kept);
+    }
+}
