@@ -13,6 +13,7 @@
 //! Refusals are documents of RFC 9457 with a remedy (`problem.rs`).
 #![forbid(unsafe_code)]
 
+mod annotations;
 mod audio;
 mod blocking;
 mod document;
@@ -31,11 +32,13 @@ mod routes;
 #[cfg(test)]
 #[path = "../tests/support/sample.rs"]
 mod sample;
+mod search;
 mod server;
 mod status;
 mod write_stall;
 
-pub use events::{Event, EventBus};
+pub use events::{AudioGap, Event, EventBus, StoreAlert, StoreAlertKind, VolumeChange};
 pub use routes::openapi_document;
+pub use search::{NoTag, Search, StateCondition, TagCondition, UnusableCondition};
 pub use server::{Api, ApiConfig, ApiError};
-pub use status::{CapturePort, Live, Status};
+pub use status::{CapturePort, Live, Status, VolumeStatus};

@@ -10,7 +10,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus::Registry;
-use sidetone_store::StoreReader;
+use sidetone_store::StoreHandle;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -115,7 +115,7 @@ impl Api {
     /// [`ApiError`], each with its remedy; nothing is left behind.
     pub async fn bind(
         config: ApiConfig,
-        reader: Arc<StoreReader>,
+        store: StoreHandle,
         live: Arc<dyn Live>,
         events: EventBus,
         registry: Registry,
@@ -131,7 +131,7 @@ impl Api {
         let local_address = listener.local_addr().map_err(|source| ApiError::Bind { address, source })?;
         let metrics = ApiMetrics::register(&registry).map_err(|source| ApiError::Metrics { source })?;
         let (stopping, stops) = watch::channel(false);
-        let state = AppState::new(reader, live, events, registry, metrics.clone(), stops);
+        let state = AppState::new(store, live, events, registry, metrics.clone(), stops);
         Ok(Self { listener, local_address, router: router(state), metrics, stopping, limits: LIMITS })
     }
 

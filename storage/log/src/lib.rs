@@ -11,7 +11,8 @@
 //! * `simulation` – a machine in memory that crashes and fails, for tests (feature `simulation`)
 //! * `output` – a log file being written; `backlog` – what is not durable in it yet
 //! * `journal` – the writer; `recover` – the end of what a crash left; `reader` – everything that reads
-//! * `segment_writer`, `segment_recover`, `segment_reader` – the same of segments; `open_segment`, `segment_walk` behind them
+//! * `segment_writer`, `segment_recover`, `segment_reader` – the same of segments; `open_segment`, `segment_walk`,
+//!   `run_indexes` behind them
 //! * `files` – names, and files open for reading; `verify`, `verify_segment` – every byte checked
 
 mod backlog;
@@ -29,6 +30,7 @@ mod output;
 mod reader;
 mod recover;
 mod ring;
+mod run_indexes;
 mod scan;
 mod segment;
 mod segment_reader;
@@ -53,7 +55,7 @@ pub use journal::Journal;
 pub use reader::{JournalReader, JournalScan, KnownEnd};
 pub use scan::scan_bytes;
 pub use segment::*;
-pub use segment_reader::{SegmentContents, SegmentFacts, SegmentReader};
+pub use segment_reader::{SegmentContent, SegmentContents, SegmentReader, SegmentRecord, SegmentScan};
 pub use segment_recover::close_left_open;
 pub use segment_writer::{RunWriter, SegmentConfig, SegmentWriter};
 pub use system::RingIo;

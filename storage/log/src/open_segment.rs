@@ -7,6 +7,7 @@ use crate::format::{
     interpret,
 };
 use crate::io::InputFile;
+use crate::run_indexes::{RunIndexes, landmarks};
 use crate::scan::{FileScan, Opening, Step, read_opening};
 use crate::segment_walk::Gathering;
 use crate::{
@@ -140,6 +141,21 @@ impl OpenSegment {
             Frame::Record(record) => Some((offset + aligned(record.length as usize) as u64, interpret(&record))),
             Frame::NeedMore(_) | Frame::Invalid => None,
         })
+    }
+
+    /// All records. `known_end` and `at_least` as for [`FileScan`]; behind damage `index` tells where to go on.
+    pub(crate) fn scan(
+        &self,
+        known_end: Option<u64>,
+        at_least: u64,
+        index: Option<&Arc<Vec<SegmentEntry>>>,
+        indexes: &Arc<RunIndexes>,
+    ) -> FileScan {
+        let scan = FileScan::new(Arc::clone(&self.file), self.file_id, known_end, 0).at_least(at_least);
+        match index {
+            Some(entries) => scan.landmarks(landmarks(Arc::clone(entries), Arc::clone(indexes))),
+            None => scan,
+        }
     }
 
     /// What a scan finds, and where the last flush begins and its sequence.

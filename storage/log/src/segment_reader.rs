@@ -7,8 +7,9 @@ use crate::bad_blocks::PassingOverBadBlocks;
 use crate::files::{OpenFiles, Owner, list_segments, segment_path};
 use crate::format::{FileHeader, Meaning};
 use crate::open_segment::{OpenSegment, check_run_index, run_index_place};
+use crate::run_indexes::RunIndexes;
 use crate::scan::{FileScan, Step};
-use crate::{ChunkRecord, Content, FactRecord, LogError, Run, RunEntry, RunIndex, SegmentEntry, SegmentNumber};
+use crate::{Chunk, ChunkRecord, Content, FactRecord, LogError, Run, RunEntry, RunIndex, SegmentEntry, SegmentNumber};
 use sidetone_model::RecordingId;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -100,19 +101,43 @@ impl SegmentReader {
         })
     }
 
-    /// The facts at the beginning of a run.
-    pub fn run_facts(&self, run: &Run, index: &RunIndex) -> Result<SegmentFacts, LogError> {
+    /// The facts at the beginning of a run; as [`Self::facts`].
+    pub fn run_facts(
+        &self,
+        run: &Run,
+        index: &RunIndex,
+    ) -> Result<impl Iterator<Item = Result<FactRecord, LogError>> + use<>, LogError> {
         self.facts(run.segment, run.offset..run.offset.saturating_add(index.chunks_offset))
     }
 
-    /// The facts in a part of a segment: of a [`crate::FactGroup`], or at the beginning of a run. Damage is an error for
-    /// which [`LogError::is_damage`] holds; the iterator goes on behind it.
-    pub fn facts(&self, segment: SegmentNumber, bytes: Range<u64>) -> Result<SegmentFacts, LogError> {
+    /// The facts in a part of a segment: of a [`crate::FactGroup`], or at the beginning of a run. Damage is as in [`Self::scan`].
+    pub fn facts(
+        &self,
+        segment: SegmentNumber,
+        bytes: Range<u64>,
+    ) -> Result<impl Iterator<Item = Result<FactRecord, LogError>> + use<>, LogError> {
         let path = self.path(segment);
         let file = PassingOverBadBlocks::new(self.shared.files.open(&path)?, &path);
         // No flush begins within, so that the file's id is not needed.
         let scan = FileScan::new(file, Uuid::nil(), Some(bytes.end), bytes.start).window_bytes(FACTS_WINDOW_BYTES);
-        Ok(SegmentFacts { segment, path, scan, finished: false })
+        let scan = SegmentScan { segment, path, scan, finished: false };
+        Ok(scan.filter_map(|record| match record {
+            Ok(SegmentRecord { content: SegmentContent::Fact(fact), .. }) => Some(Ok(fact)),
+            Ok(_) => None,
+            Err(error) => Some(Err(error)),
+        }))
+    }
+
+    /// All facts, chunks and run indexes, in the order of the file. Damage is an error for which [`LogError::is_damage`]
+    /// holds; the iterator goes on behind it, at the next record where the segment's indexes tell where that is. It ends
+    /// after any other error. `at_least` as in [`Self::contents`]. Whose the damaged bytes are [`Self::verify_file`] tells.
+    pub fn scan(&self, segment: SegmentNumber, at_least: u64) -> Result<SegmentScan, LogError> {
+        let opened = Arc::new(self.open_segment(segment)?);
+        let known_end = opened.footer()?.map(|_| opened.bytes);
+        let index = opened.closed()?.map(|(_, entries)| Arc::new(entries));
+        let indexes = Arc::new(RunIndexes::new(&opened));
+        let scan = opened.scan(known_end, at_least, index.as_ref(), &indexes);
+        Ok(SegmentScan { segment, path: opened.path.clone(), scan, finished: false })
     }
 
     pub(crate) fn files(&self) -> &OpenFiles {
@@ -125,36 +150,68 @@ impl SegmentReader {
     }
 }
 
-/// Facts in a part of a segment.
-pub struct SegmentFacts {
+/// One record of a segment, and where it lies.
+#[derive(Clone, PartialEq, Debug)]
+pub struct SegmentRecord {
+    pub offset: u64,
+    /// Without the fill behind it.
+    pub length: u32,
+    pub content: SegmentContent,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum SegmentContent {
+    Fact(FactRecord),
+    Chunk(Chunk),
+    /// The chunks before it, and the facts before them, are a run.
+    RunIndex(RunIndex),
+}
+
+/// Walks over the records of a segment.
+pub struct SegmentScan {
     segment: SegmentNumber,
     path: PathBuf,
     scan: FileScan,
     finished: bool,
 }
 
-impl Iterator for SegmentFacts {
-    type Item = Result<FactRecord, LogError>;
+impl SegmentScan {
+    fn advance(&mut self) -> Result<Option<SegmentRecord>, LogError> {
+        loop {
+            let damaged = |from, to| Err(LogError::DamagedSegment { segment: self.segment, from, to });
+            let step = self.scan.step().map_err(|source| LogError::io("read", &self.path, source))?;
+            let (offset, length, next, meaning) = match step {
+                Step::Record { offset, length, next, meaning, .. } => (offset, length, next, meaning),
+                Step::Damaged { from, to } => return damaged(from, to),
+                Step::End { .. } => return Ok(None),
+            };
+            let content = match meaning {
+                Meaning::Content(Content::Fact(fact)) => SegmentContent::Fact(fact),
+                Meaning::Content(Content::Chunk(chunk)) => SegmentContent::Chunk(chunk),
+                Meaning::RunIndex(index) => SegmentContent::RunIndex(index),
+                Meaning::Sync(_) | Meaning::Nothing | Meaning::SegmentIndex(_) | Meaning::Footer(_) => continue,
+                Meaning::Malformed(_) => return damaged(offset, next),
+                Meaning::Unknown { kind, version } => {
+                    return Err(LogError::UnknownRecord { path: self.path.clone(), kind, version, offset });
+                }
+            };
+            return Ok(Some(SegmentRecord { offset, length, content }));
+        }
+    }
+}
+
+impl Iterator for SegmentScan {
+    type Item = Result<SegmentRecord, LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.finished {
-            let damaged = |from, to| Some(Err(LogError::DamagedSegment { segment: self.segment, from, to }));
-            match self.scan.step() {
-                Ok(Step::Record { meaning: Meaning::Content(Content::Fact(fact)), .. }) => return Some(Ok(fact)),
-                Ok(Step::Record { meaning: Meaning::Unknown { kind, version }, offset, .. }) => {
-                    self.finished = true;
-                    return Some(Err(LogError::UnknownRecord { path: self.path.clone(), kind, version, offset }));
-                }
-                Ok(Step::Record { meaning: Meaning::Malformed(_), offset, next, .. }) => return damaged(offset, next),
-                Ok(Step::Record { .. }) => {}
-                Ok(Step::Damaged { from, to }) => return damaged(from, to),
-                Ok(Step::End { .. }) => self.finished = true,
-                Err(source) => {
-                    self.finished = true;
-                    return Some(Err(LogError::io("read", &self.path, source)));
-                }
-            }
+        if self.finished {
+            return None;
         }
-        None
+        let next = self.advance();
+        self.finished = match &next {
+            Ok(record) => record.is_none(),
+            Err(error) => !error.is_damage(),
+        };
+        next.transpose()
     }
 }

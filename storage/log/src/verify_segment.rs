@@ -4,16 +4,17 @@ use crate::files::Owner;
 use crate::format::{ALIGNMENT_BYTES, Meaning, RECORD_ALIGNMENT_BYTES, RUN_CHUNKS_MAX};
 use crate::merkle::{MerkleTree, leaf_hash};
 use crate::open_segment::OpenSegment;
-use crate::scan::{Bytes, FileScan, Landmarks};
+use crate::run_indexes::RunIndexes;
+use crate::scan::Bytes;
 use crate::verify::{Check, Damage, Fault, Place, Records, Verified, Watch};
 use crate::{
     Chunk, ChunkHeader, Content, Footer, LogError, Run, RunEntry, RunIndex, SealedRun, SegmentContents, SegmentEntry,
     SegmentNumber, SegmentReader, VolumeNumber,
 };
-use sidetone_model::{MerkleRoot, RecordingId};
+use sidetone_model::MerkleRoot;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use uuid::Uuid;
 
 impl SegmentReader {
@@ -66,13 +67,9 @@ impl OpenSegment {
         }
         // Nothing is written behind a footer.
         let known_end = (closed || footer.is_some()).then_some(opened.bytes);
-        let scan = FileScan::new(Arc::clone(&opened.file), opened.file_id, known_end, 0).at_least(at_least);
-        let indexes = Arc::new(RunIndexes { segment: Arc::clone(&opened), last: Mutex::new(None) });
         let index = index.map(Arc::new);
-        let scan = match &index {
-            Some(entries) => scan.landmarks(landmarks(Arc::clone(entries), Arc::clone(&indexes))),
-            None => scan,
-        };
+        let indexes = Arc::new(RunIndexes::new(&opened));
+        let scan = opened.scan(known_end, at_least, index.as_ref(), &indexes);
         let mut contents = SegmentCheck::new(&opened, footer, index.clone());
         check.walk(scan, &mut contents)?;
         if !check.verified.stopped {
@@ -246,50 +243,6 @@ impl Records for SegmentCheck {
     fn damaged(&mut self) {
         self.damaged = true;
     }
-}
-
-/// Run indexes read when they are asked for; the last one is kept.
-struct RunIndexes {
-    segment: Arc<OpenSegment>,
-    last: Mutex<Option<(u64, Option<Arc<RunIndex>>)>>,
-}
-
-impl RunIndexes {
-    /// `None` when it cannot be read.
-    fn get(&self, recording: RecordingId, run: &Run) -> Option<Arc<RunIndex>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((offset, index)) = &*last
-            && *offset == run.offset
-        {
-            return index.clone();
-        }
-        let index = self.segment.run_index(recording, run).map(Arc::new);
-        *last = Some((run.offset, index.clone()));
-        index
-    }
-}
-
-/// Where the next record begins behind a damaged place, as the segment's indexes tell it.
-fn landmarks(entries: Arc<Vec<SegmentEntry>>, indexes: Arc<RunIndexes>) -> Landmarks {
-    Box::new(move |offset| {
-        let entry = entries.get(entries.partition_point(|entry| entry.bytes().end <= offset))?;
-        let bytes = entry.bytes();
-        if offset < bytes.start {
-            return Some(bytes.start);
-        }
-        let behind = bytes.end.next_multiple_of(RECORD_ALIGNMENT_BYTES as u64);
-        let SegmentEntry::Run(SealedRun { recording, run, .. }) = entry else { return Some(behind) };
-        let at = offset - run.offset;
-        if at >= run.index_offset {
-            return Some(behind);
-        }
-        let index = indexes.get(*recording, run);
-        let next = index.and_then(|index| {
-            let next = index.entries.partition_point(|entry| entry.offset <= at);
-            index.entries.get(next).map(|entry| entry.offset)
-        });
-        Some(run.offset + next.unwrap_or(run.index_offset))
-    })
 }
 
 /// Tells whose a damaged place of a segment is.

@@ -2,8 +2,10 @@
 
 use crate::handle::Delivery;
 use sidetone_catalog::Changes;
-use sidetone_log::{LogPosition, VolumeNumber};
+use sidetone_log::{Fact, FactRecord, FactSequence, LogPosition, Run, VolumeNumber};
+use sidetone_model::{Recording, RecordingId, RecordingState};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// Records that became durable on a volume together. When the keeper has everything before `after` in the catalog, on all
 /// volumes, applying `changes` brings it to `to`; when it has not, it reads the journals instead.
@@ -23,20 +25,21 @@ pub(crate) struct Batch {
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Note {
     /// A recording is over.
-    Over(Arc<sidetone_model::Recording>, sidetone_log::FactSequence),
+    Over(Arc<Recording>, FactSequence),
+    /// What is said of a recording has changed; the nil one stands for facts about none.
+    Changed(RecordingId),
     /// A run was announced.
-    Sealed(sidetone_model::RecordingId, sidetone_log::Run),
+    Sealed(RecordingId, Run),
 }
 
 impl Note {
-    pub(crate) fn of(record: &sidetone_log::FactRecord) -> Option<Self> {
-        use sidetone_log::Fact;
+    pub(crate) fn of(record: &FactRecord) -> Self {
         match &record.fact {
-            Fact::Recording { recording, .. } if recording.state != sidetone_model::RecordingState::Active => {
-                Some(Self::Over(Arc::clone(recording), record.sequence))
+            Fact::Recording { recording, .. } if recording.state != RecordingState::Active => {
+                Self::Over(Arc::clone(recording), record.sequence)
             }
-            Fact::Sealed { recording, run, .. } => Some(Self::Sealed(*recording, run.clone())),
-            _ => None,
+            Fact::Sealed { recording, run, .. } => Self::Sealed(*recording, run.clone()),
+            fact => Self::Changed(fact.recording().unwrap_or(RecordingId(Uuid::nil()))),
         }
     }
 }

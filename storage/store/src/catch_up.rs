@@ -116,9 +116,9 @@ fn pass(
             Content::Chunk(chunk) => changes.chunk(&chunk.header, volume, entry.located),
             Content::Fact(record) => match Note::of(&record) {
                 // Left for the second pass.
-                Some(Note::Over(..)) if is_first_pass => {}
+                Note::Over(..) if is_first_pass => {}
                 found => {
-                    notes.extend(found);
+                    notes.push(found);
                     changes.fact(record, &[(volume, entry.located.position)]);
                 }
             },

@@ -16,7 +16,7 @@ pub(crate) const STORE_FILE: &str = "sidetone-store.json";
 pub(crate) const VOLUME_FILE: &str = "sidetone-volume.json";
 /// What may lie in a directory that becomes a store or a volume: remains of an interrupted creation, and of the file
 /// system's own making.
-const IGNORED_NAMES: [&str; 5] = ["lock", "lost+found", "journal", "segments", "catalog"];
+const IGNORED_NAMES: [&str; 6] = ["lock", "lost+found", "journal", "segments", "catalog", "probe"];
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Description {
@@ -73,10 +73,6 @@ impl Description {
     pub(crate) fn write(&self, io: &dyn Io, home: &Path) -> Result<(), StoreError> {
         write(io, home, STORE_FILE, self)
     }
-
-    pub(crate) fn known(&self, volume: VolumeNumber) -> Option<&KnownVolume> {
-        self.volumes.iter().find(|known| known.volume == volume)
-    }
 }
 
 impl VolumeDescription {
@@ -130,13 +126,15 @@ pub(crate) fn is_unused(io: &dyn Io, directory: &Path) -> Result<bool, StoreErro
 /// Makes the directory and those above it, durably; that one of them is there already is no error.
 pub(crate) fn make_directory(io: &dyn Io, directory: &Path) -> Result<(), StoreError> {
     let foreign = || StoreError::ForeignDirectory { path: directory.to_owned() };
+    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Also when it is there: the process that made it may have died before this.
+    let sync = || io.sync_directory(parent).map_err(|source| StoreError::io("sync", parent, source));
     match io.list(directory) {
-        Ok(_) => return Ok(()),
+        Ok(_) => return sync(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(foreign()),
         Err(error) => return Err(StoreError::io("list", directory, error)),
     }
-    let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if parent != directory {
         make_directory(io, parent)?;
     }
@@ -146,5 +144,5 @@ pub(crate) fn make_directory(io: &dyn Io, directory: &Path) -> Result<(), StoreE
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Err(foreign()),
         Err(error) => return Err(StoreError::io("create", directory, error)),
     }
-    io.sync_directory(parent).map_err(|source| StoreError::io("sync", parent, source))
+    sync()
 }

@@ -74,6 +74,10 @@ pub enum StoreError {
     VolumeMissing { volume: VolumeNumber },
     #[error("{} holds something that is no backup of this store: name an empty directory, or this store's backup", path.display())]
     NotABackup { path: PathBuf },
+    #[error(
+        "the backup is of a store with {wanted} volumes besides its directory, and {given} directories are named for them"
+    )]
+    VolumeCount { wanted: usize, given: usize },
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]

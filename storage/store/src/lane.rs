@@ -159,7 +159,7 @@ impl Lane {
                 What::Fact(LaneFact { record, delivery, leads }) => {
                     settled.facts += u64::from(leads);
                     settled.bytes += if leads { u64::from(item.located.length) } else { 0 };
-                    settled.notes.extend(Note::of(&record));
+                    settled.notes.push(Note::of(&record));
                     settled.changes.fact(Arc::unwrap_or_clone(record), &[(volume, item.located.position)]);
                     settled.deliveries.extend(delivery.filter(|delivery| delivery.lane_is_through(index)));
                 }

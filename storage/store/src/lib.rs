@@ -37,6 +37,7 @@
 #![forbid(unsafe_code)]
 
 mod annotate;
+mod backup;
 mod batch;
 mod catch_up;
 mod description;
@@ -57,16 +58,19 @@ mod shared;
 mod simulation;
 mod space;
 mod statistics;
+mod verify;
 mod volume;
 mod writer;
 
 pub use annotate::AnnotationChange;
+pub use backup::{BackupOptions, BackupProgress, backup, restore};
 pub use error::StoreError;
 pub use handle::{Receipt, StoreHandle};
 pub use keeper::{Keeper, StoreEvent};
 pub use open::Store;
 pub use options::{Limits, SealingOptions, SpaceOptions, StoreOptions, Watermark};
 pub use reader::{ChunkLocation, ChunkPlace, StoreReader};
+pub use rebuild::{RebuildProgress, rebuild};
 pub use sidetone_catalog::{
     BadCursor, CatalogStatistics, Count, Cursor, Filter, Measure, Query, RecordingPage, RecordingQuery, Span,
     TextField, TextMatch,
@@ -74,4 +78,5 @@ pub use sidetone_catalog::{
 pub use sidetone_log::{Chunk, JournalConfig, JournalStatistics, SegmentConfig, VolumeNumber};
 pub use space::VolumeState;
 pub use statistics::{Faults, KeeperStatistics, StoreStatistics, VolumeStatistics, WriterStatistics};
+pub use verify::{BadPlace, LogFileName, Skipped, VerifyOptions, VerifyProgress, VerifyReport, verify};
 pub use writer::{AppendNumber, Durable, StoreWriter};

@@ -32,7 +32,10 @@ impl Store {
     /// be written is no error ([`crate::VolumeState`]).
     pub fn open(home: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
         let io: Arc<dyn Io> = Arc::new(RingIo::new());
-        let open_catalog = |path: &Path| Ok(Arc::new(RocksCatalog::open(path)?) as Arc<dyn Catalog>);
+        let open_catalog = |path: &Path| {
+            rebuild::finish_exchange(home)?;
+            Ok(Arc::new(RocksCatalog::open(path)?) as Arc<dyn Catalog>)
+        };
         Self::open_on(io, &open_catalog, home, options)
     }
 

@@ -257,12 +257,18 @@ impl StoreReader {
     }
 
     fn available(&self, volume: VolumeNumber) -> Result<&crate::logs::VolumeLogs, StoreError> {
-        let logs = self.logs.volume(volume)?;
-        let is_missing = match &self.shared {
-            Some(shared) => shared.volume(volume).is_some_and(|volume| volume.state() == VolumeState::Missing),
-            None => !logs.volume.present,
-        };
-        if is_missing { Err(StoreError::VolumeMissing { volume }) } else { Ok(logs) }
+        if self.is_missing(volume) {
+            return Err(StoreError::VolumeMissing { volume });
+        }
+        self.logs.volume(volume)
+    }
+
+    /// The volume is not where it should be, or the store has none of that number.
+    pub(crate) fn is_missing(&self, volume: VolumeNumber) -> bool {
+        match &self.shared {
+            Some(shared) => shared.volume(volume).is_none_or(|volume| volume.state() == VolumeState::Missing),
+            None => self.logs.volume(volume).is_ok_and(|logs| !logs.volume.present),
+        }
     }
 
     /// The chunks that hold any grid step in `ticks`, in grid order, read one by one. `Tick(0)..Tick(u64::MAX)` for
@@ -326,6 +332,18 @@ impl StoreReader {
 
     pub(crate) fn catalog(&self) -> &Arc<dyn Catalog> {
         &self.catalog
+    }
+
+    pub(crate) fn shared(&self) -> Option<&Arc<Shared>> {
+        self.shared.as_ref()
+    }
+
+    pub(crate) fn home(&self) -> &Path {
+        &self.home
+    }
+
+    pub(crate) fn io(&self) -> &dyn Io {
+        &*self.io
     }
 
     pub(crate) fn logs(&self) -> &Logs {

@@ -1,14 +1,24 @@
 //! A new catalog, from what segments and journals hold.
 
-use crate::StoreError;
 use crate::catch_up::{RECORDS_AT_ONCE, Span, read_journals};
+use crate::description::Description;
 use crate::logs::{Logs, VolumeLogs};
+use crate::open::take_lock;
+use crate::{StoreError, volume};
 use serde::{Deserialize, Serialize};
-use sidetone_catalog::{Catalog, Changes};
+use sidetone_catalog::{Catalog, CatalogOptions, Changes, RocksCatalog};
 use sidetone_log::{
-    Fact, FactRecord, FactSequence, Io, KnownEnd, LogError, LogPosition, SealedRun, SegmentEntry, SegmentNumber,
-    VolumeNumber,
+    Fact, FactRecord, FactSequence, Io, KnownEnd, LogError, LogPosition, RingIo, SealedRun, SegmentEntry,
+    SegmentNumber, VolumeNumber,
 };
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The catalog, one that is being made, and the one before while they change places.
+const CATALOG: &str = "catalog";
+const NEW: &str = "catalog.new";
+const OLD: &str = "catalog.old";
 
 /// How far a rebuild is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -20,6 +30,55 @@ pub struct RebuildProgress {
     pub records: u64,
     /// Places that could not be read. What they held is in no catalog.
     pub damaged_places: u64,
+}
+
+/// Makes the catalog of a store anew, beside the old one, which is replaced when the new one is whole. Beside volumes that are
+/// missing, what only they hold is left out; what other volumes know of it is not.
+///
+/// # Errors
+/// [`StoreError::Locked`] while a process writes the store; damage is none.
+pub fn rebuild(home: &Path, progress: &mut dyn FnMut(RebuildProgress)) -> Result<RebuildProgress, StoreError> {
+    let io: Arc<dyn Io> = Arc::new(RingIo::new());
+    let not_found = || StoreError::NotFound { path: home.to_owned() };
+    let found = Description::read(&*io, home)?.ok_or_else(not_found)?;
+    let _lock = take_lock(&*io, home)?;
+    let volumes = volume::locate(&*io, home, &found)?;
+    let logs = Logs::new(Arc::clone(&io), found.store_id, &volumes);
+    finish_exchange(home)?;
+    let new = home.join(NEW);
+    remove(&new)?;
+    let catalog = RocksCatalog::create_bulk(&new, &CatalogOptions::default())?;
+    let done = fill(&*io, &catalog, &logs, progress)?;
+    catalog.finish()?;
+    let move_to = |from: &str, to: &str| {
+        std::fs::rename(home.join(from), home.join(to))
+            .and_then(|()| io.sync_directory(home))
+            .map_err(|source| StoreError::io("rename", home.join(from), source))
+    };
+    remove(&home.join(OLD))?;
+    if home.join(CATALOG).exists() {
+        move_to(CATALOG, OLD)?;
+    }
+    move_to(NEW, CATALOG)?;
+    remove(&home.join(OLD))?;
+    Ok(done)
+}
+
+/// Ends an exchange of catalogs that was interrupted: the new one was whole when the old one was moved away.
+pub(crate) fn finish_exchange(home: &Path) -> Result<(), StoreError> {
+    let path = |name: &str| home.join(name);
+    if path(CATALOG).exists() || !path(OLD).exists() {
+        return Ok(());
+    }
+    let from = if path(NEW).exists() { NEW } else { OLD };
+    std::fs::rename(path(from), path(CATALOG)).map_err(|source| StoreError::io("rename", path(from), source))
+}
+
+fn remove(directory: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", directory, error)),
+        _ => Ok(()),
+    }
 }
 
 /// Brings into an empty catalog everything that segments and journals hold.

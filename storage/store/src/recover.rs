@@ -2,12 +2,12 @@
 //! in its segments.
 
 use crate::StoreError;
+use crate::description::make_directory;
 use crate::keeper::OPEN_SPAN;
 use crate::logs::VolumeLogs;
 use crate::options::journal_config;
 use crate::shared::{Shared, SharedVolume};
 use sidetone_log::{Fact, Journal, LogError, SealedRun, SegmentEntry, SegmentNumber};
-use std::io;
 use std::sync::atomic::Ordering;
 
 /// Opens the journal of a volume; a new file is begun in it.
@@ -18,14 +18,7 @@ pub(crate) fn open_journal(shared: &Shared, volume: &SharedVolume) -> Result<Jou
         total => total,
     };
     let segments = volume.volume.segments();
-    match shared.io.create_directory(&segments) {
-        Ok(()) => shared
-            .io
-            .sync_directory(&volume.volume.directory)
-            .map_err(|source| StoreError::io("sync", &volume.volume.directory, source))?,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(StoreError::io("create", segments, error)),
-    }
+    make_directory(&*shared.io, &segments)?;
     let identity = shared.identity(&volume.volume);
     let config = journal_config(&shared.options, total_bytes);
     Ok(Journal::open(shared.io.clone(), &volume.volume.journal(), &identity, &config, applied)?)

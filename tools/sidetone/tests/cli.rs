@@ -102,7 +102,9 @@ fn a_capture_becomes_recordings_that_can_be_listed_shown_and_exported() {
 
     let id = recordings[0]["id"].as_str().unwrap();
     let output = sidetone(&["recordings", "show", id, "--store", &store, "--json"]);
-    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let proof = shown.as_object_mut().unwrap().remove("proof");
+    assert!(proof.is_some_and(|proof| proof["chunks"].as_u64() > Some(5)), "it is sealed when the command ends");
     assert_eq!(shown, recordings[0]);
 
     for (format, magic) in [("opus", &b"OggS"[..]), ("wav", &b"RIFF"[..])] {

@@ -9,6 +9,7 @@ use crate::interrupt;
 use crate::process::{Network, command, output, shell};
 use anyhow::{Context, Result, bail};
 use rustix::ioctl::{Opcode, Setter, opcode};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -181,7 +182,17 @@ impl Disk {
                 }
             }
         });
-        done.with_context(|| last)
+        done.with_context(|| format!("{last}; open are {:?}", self.open_files()))
+    }
+
+    /// What processes have open on it, as far as that can be seen.
+    fn open_files(&self) -> BTreeSet<String> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let links = processes.filter_map(|process| fs::read_dir(process.path().join("fd")).ok()).flatten().flatten();
+        let targets = links.filter_map(|link| fs::read_link(link.path()).ok());
+        let ours =
+            targets.filter_map(|target| Some(target.strip_prefix(&self.mount_point).ok()?.display().to_string()));
+        ours.collect()
     }
 
     /// Takes it out of the directory tree though files on it are open: these go on to work, unseen by others.

@@ -167,6 +167,14 @@ impl SimulatedDisk {
         self.at_file(path, |file| file.unreadable.push(bytes));
     }
 
+    /// All of a file can be read again.
+    ///
+    /// # Panics
+    /// There is no such file.
+    pub fn set_readable(&self, path: &Path) {
+        self.at_file(path, |file| file.unreadable.clear());
+    }
+
     /// Files that are open on a device, counted as often as they were opened.
     pub fn open_files(&self, path: &Path) -> u32 {
         self.at(path, |device| device.open_handles())

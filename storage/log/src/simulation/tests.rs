@@ -365,4 +365,6 @@ fn bytes_rot_and_become_unreadable() {
     let input = disk.open(&path("a")).unwrap();
     assert!(input.read_at(&mut [0; 4096], 0).is_ok() && input.read_at(&mut [0; 4097], 0).is_err());
     assert!(input.read_at(&mut [0; 512], 4608).is_ok());
+    disk.set_readable(&path("a"));
+    assert!(input.read_at(&mut [0; 4097], 0).is_ok());
 }

@@ -375,6 +375,29 @@ fn blocks_that_the_device_cannot_read_do_not_keep_a_journal_from_opening() {
 }
 
 #[test]
+fn a_last_flush_that_cannot_be_read_is_not_taken_for_a_torn_one() {
+    for bad_block in [0, 1, 2] {
+        let disk = SimulatedDisk::new(1);
+        let mut journal = open_simulated(&disk);
+        let mut next = 0;
+        let mut all = write_flush(&mut journal, &mut next, 5);
+        let start = journal.durable().offset;
+        all.extend((20..23).map(|number| append(&mut journal, number, Some(4000)).unwrap()));
+        journal.flush().unwrap();
+        disk.kill();
+        drop(journal);
+        let bad = start + bad_block * 4096;
+        let path = files::journal_path(directory(), 1);
+        disk.set_unreadable(&path, bad..bad + 1);
+        let mut journal = open_simulated(&disk);
+        // The cable is in again.
+        disk.set_readable(&path);
+        all.extend(write_flush(&mut journal, &mut next, 2));
+        assert_holds(&disk, &all);
+    }
+}
+
+#[test]
 fn what_a_killed_process_left_in_the_cache_is_believed_only_when_the_device_has_it() {
     let (mut believed, mut torn) = (0, 0);
     for seed in 0..100 {

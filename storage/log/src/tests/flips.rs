@@ -136,6 +136,16 @@ impl Subject {
                         }
                     }
                 }
+                for record in reader.scan(SegmentNumber(1), durable).into_iter().flatten().flatten() {
+                    if let SegmentContent::Chunk(chunk) = &record.content {
+                        let known =
+                            |given: &ChunkRecord| *given.header() == chunk.header && given.payload() == chunk.payload;
+                        assert!(
+                            self.given.iter().flat_map(|(given, _)| &given.chunks).any(known),
+                            "a chunk that never was"
+                        );
+                    }
+                }
                 for (given, run) in &self.given {
                     let Ok(index) = reader.run_index(given.recording, run) else { continue };
                     reader.run_facts(run, &index).unwrap().for_each(drop);
@@ -210,6 +220,7 @@ fn every_flipped_bit_of_a_log_file_is_found() {
             }
             if kind == 2 {
                 check_attribution(subject, byte, &damages, &place);
+                check_scan(subject, &damages, &place);
             }
             subject.read_all();
             subject.flip(byte, mask);
@@ -253,6 +264,24 @@ fn check_attribution(subject: &Subject, byte: usize, damages: &[Damage], place: 
                 "{place}: {damages:?}"
             );
         }
+    }
+}
+
+/// A scan of a closed segment tells the same places, and gives everything else.
+fn check_scan(subject: &Subject, damages: &[Damage], place: &str) {
+    let (mut records, mut lost) = (0, Vec::new());
+    for record in subject.world.reader.scan(SegmentNumber(1), 0).unwrap() {
+        match record {
+            Ok(_) => records += 1,
+            Err(LogError::DamagedSegment { from, to, .. }) => lost.push(from..to),
+            Err(error) => panic!("{place}: {error}"),
+        }
+    }
+    let chunks: usize = subject.given.iter().map(|(given, _)| given.chunks.len() + given.facts.len() + 1).sum();
+    let facts = 2 * subject.given.len() / 2;
+    assert!(records + lost.len() >= chunks + facts, "{place}: {records} records and {lost:?}");
+    for damage in damages.iter().filter(|damage| damage.recording.is_some()) {
+        assert!(lost.iter().any(|bytes| bytes.start <= damage.from && damage.to <= bytes.end), "{place}: {lost:?}");
     }
 }
 

@@ -136,10 +136,12 @@ impl Keeper {
     fn note(&mut self, note: Note) {
         match note {
             Note::Over(recording, sequence) => {
+                self.note_changed(recording.id);
                 if !self.projection.is_told(recording.id, sequence) {
                     (self.sink)(StoreEvent::RecordingOver(recording));
                 }
             }
+            Note::Changed(recording) => self.note_changed(recording),
             Note::Sealed(recording, run) => self.on_sealed(recording, &run),
         }
     }

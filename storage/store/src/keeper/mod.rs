@@ -14,6 +14,7 @@
 //! So whatever is cut short is either found again at the next start or was of no consequence.
 
 mod apply;
+mod backfill;
 mod probe;
 mod retire;
 mod seal;
@@ -25,6 +26,7 @@ use crate::logs::Logs;
 use crate::shared::Shared;
 use crate::{StoreError, StoreWriter, VolumeState};
 use apply::Projection;
+use backfill::Backfill;
 use segments::Segments;
 use sidetone_log::{ChunkRecord, Fact, FactSequence, Journal, Run, SegmentNumber, Table, VolumeNumber};
 use sidetone_model::{CaptureTime, Recording, RecordingId};
@@ -84,6 +86,7 @@ pub struct Keeper {
     make_tables: MakeTables,
     projection: Projection,
     segments: Segments,
+    backfill: Backfill,
     /// Facts about runs that are durable in their segments, on their way into the log.
     announcements: VecDeque<Announcement>,
     /// Recordings being sealed on a volume: from the beginning until the catalog knows.
@@ -123,6 +126,7 @@ impl Keeper {
         let states = shared.volumes.iter().map(|volume| volume.state()).collect();
         Ok(Self {
             segments: Segments::new(Arc::clone(&shared)),
+            backfill: Backfill::default(),
             shared,
             logs,
             handle,
@@ -253,6 +257,7 @@ impl Keeper {
         let pending = self.shared.catalog.pending()?;
         let mut more = self.seal(&pending, now)?;
         more |= self.retire(&pending, now)?;
+        more |= self.fill_in(&pending, now)?;
         self.close_segments(false);
         Ok(more)
     }
@@ -292,6 +297,7 @@ impl Keeper {
 
     /// A run's announcement is durable and in the catalog.
     fn on_sealed(&mut self, recording: RecordingId, run: &Run) {
+        println!("SEALED {recording} {run:?}");
         self.sealing.remove(&(recording, run.volume));
         self.segments.announced(run);
     }
@@ -301,13 +307,17 @@ impl Keeper {
     }
 
     fn tell_volume_states(&mut self) {
-        for (volume, told) in self.shared.volumes.iter().zip(&mut self.states) {
-            let (before, after) = (*told, volume.state());
-            if before != after {
-                *told = after;
-                let volume = volume.volume.number;
-                tracing::warn!(volume = volume.0, %before, %after, "a volume has changed its state");
-                (self.sink)(StoreEvent::VolumeChanged { volume, before, after });
+        for index in 0..self.states.len() {
+            let shared = &self.shared.volumes[index];
+            let (volume, after) = (shared.volume.number, shared.state());
+            let before = std::mem::replace(&mut self.states[index], after);
+            if before == after {
+                continue;
+            }
+            tracing::warn!(volume = volume.0, %before, %after, "a volume has changed its state");
+            (self.sink)(StoreEvent::VolumeChanged { volume, before, after });
+            if !before.takes_facts() && after.takes_facts() {
+                self.note_back(volume, self.shared.io.now());
             }
         }
     }

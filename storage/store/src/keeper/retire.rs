@@ -10,7 +10,7 @@ use crate::StoreError;
 use crate::logs::VolumeLogs;
 use crate::sabotage::Sabotage;
 use sidetone_catalog::{Changes, HeldFact, Pending};
-use sidetone_log::{Content, Fact, FactRecord, FactSequence, KnownEnd, LogPosition, Through, VolumeNumber};
+use sidetone_log::{Content, FactRecord, KnownEnd, LogPosition, Through, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId, RecordingState};
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -113,11 +113,7 @@ impl Keeper {
                 let kind = kind_of(volume, &self.shared.catalog.annotations(recording)?);
                 (kind, held.iter().map(|held| held.record.clone()).collect::<Vec<_>>())
             };
-            for run in self.shared.catalog.runs(recording)?.into_iter().filter(|run| run.volume != volume) {
-                // A copy in a set: its sequence orders nothing.
-                let fact = Fact::Sealed { recording, run, through: Vec::new() };
-                records.push(FactRecord { sequence: FactSequence(0), fact });
-            }
+            records.extend(self.roots(recording, volume)?);
             groups.entry(kind).or_default().push((recording, records));
         }
         let moved = !groups.is_empty();
@@ -182,7 +178,7 @@ impl Keeper {
     }
 
     /// A fact with everything that the log has of it: the catalog gives documents without the call tracker's state.
-    fn as_logged(&self, volume: VolumeNumber, position: LogPosition, held: &HeldFact) -> FactRecord {
+    pub(super) fn as_logged(&self, volume: VolumeNumber, position: LogPosition, held: &HeldFact) -> FactRecord {
         let end = KnownEnd::At(self.projection.applied(volume));
         let logs = self.logs.volume(volume).ok();
         let entry = logs.and_then(|logs| logs.journal.scan(position, end).ok()?.next()?.ok());

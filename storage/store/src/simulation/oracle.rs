@@ -18,11 +18,15 @@ pub(super) type Key = (u8, u64);
 #[derive(Default)]
 pub(super) struct Oracle {
     pub(super) recordings: BTreeMap<RecordingId, Told>,
-    /// What was appended in this life and is not known to be durable, by append number.
-    appended: BTreeMap<u64, What>,
-    /// Digests of replayed files, and whether each was acknowledged.
+    /// What was appended in this life and is not known to be durable, by append number, and when.
+    appended: BTreeMap<u64, (u64, What)>,
+    /// Digests of replayed files that were acknowledged, and whether they are on all volumes.
     replayed: BTreeMap<String, bool>,
-    pub(super) deliveries: Vec<(RecordingId, u64, Arc<Delivery>)>,
+    deliveries: Vec<(u64, RecordingId, u64, Arc<Delivery>)>,
+    /// Counts the steps of the workload.
+    pub(super) step: u64,
+    /// The last one in which a volume could not be written: what was accepted since and acknowledged is on all volumes.
+    pub(super) last_ill: u64,
 }
 
 enum What {
@@ -34,9 +38,11 @@ enum What {
 #[derive(Default)]
 pub(super) struct Told {
     pub(super) started_at: CaptureTime,
-    /// Documents that were accepted, by version, and the highest that was acknowledged.
+    /// Documents that were accepted, by version, the highest that was acknowledged, and the highest of those that are on all
+    /// volumes.
     documents: BTreeMap<u64, RecordingState>,
     acknowledged: u64,
+    everywhere: u64,
     pub(super) version: u64,
     pub(super) is_over: bool,
     /// Some of its audio may have gone with a crash or was refused: it cannot become complete.
@@ -48,6 +54,7 @@ pub(super) struct Told {
     pub(super) next_tick: u64,
     pub(super) annotation: u64,
     annotation_acknowledged: u64,
+    annotation_everywhere: u64,
 }
 
 pub(super) fn payload(recording: RecordingId, (track, tick): Key, length: usize) -> Vec<u8> {
@@ -117,7 +124,7 @@ impl Told {
 
 impl Oracle {
     pub(super) fn accepted_chunk(&mut self, number: u64, recording: RecordingId, key: Key, length: usize) {
-        self.appended.insert(number, What::Chunk(recording, key));
+        self.appended.insert(number, (self.step, What::Chunk(recording, key)));
         self.told(recording).chunks.insert(key, (length, false));
     }
 
@@ -128,12 +135,16 @@ impl Oracle {
         if state == RecordingState::Complete {
             told.whole.insert(version, told.chunks.keys().copied().collect());
         }
-        self.appended.insert(number, What::Document(recording, version));
+        self.appended.insert(number, (self.step, What::Document(recording, version)));
     }
 
     pub(super) fn accepted_replayed(&mut self, number: u64, digest: String) {
-        self.replayed.insert(digest.clone(), false);
-        self.appended.insert(number, What::Replayed(digest));
+        self.appended.insert(number, (self.step, What::Replayed(digest)));
+    }
+
+    pub(super) fn submitted_annotation(&mut self, recording: RecordingId, delivery: Arc<Delivery>) {
+        let version = self.told(recording).annotation;
+        self.deliveries.push((self.step, recording, version, delivery));
     }
 
     pub(super) fn told(&mut self, recording: RecordingId) -> &mut Told {
@@ -143,7 +154,8 @@ impl Oracle {
     /// Everything below `number` is durable, says the store.
     pub(super) fn durable(&mut self, number: u64) {
         let rest = self.appended.split_off(&number);
-        for (_, what) in std::mem::replace(&mut self.appended, rest) {
+        for (_, (step, what)) in std::mem::replace(&mut self.appended, rest) {
+            let is_everywhere = step > self.last_ill;
             match what {
                 What::Chunk(recording, key) => {
                     self.told(recording).chunks.get_mut(&key).expect("it was accepted").1 = true;
@@ -151,9 +163,10 @@ impl Oracle {
                 What::Document(recording, version) => {
                     let told = self.told(recording);
                     told.acknowledged = told.acknowledged.max(version);
+                    told.everywhere = if is_everywhere { told.everywhere.max(version) } else { told.everywhere };
                 }
                 What::Replayed(digest) => {
-                    self.replayed.insert(digest, true);
+                    self.replayed.insert(digest, is_everywhere);
                 }
             }
         }
@@ -165,13 +178,17 @@ impl Oracle {
 
     /// Annotations that the store has confirmed.
     pub(super) fn take_deliveries(&mut self) {
-        for (recording, version, delivery) in std::mem::take(&mut self.deliveries) {
+        for (step, recording, version, delivery) in std::mem::take(&mut self.deliveries) {
             match delivery.wait(Duration::ZERO) {
                 Ok(()) => {
+                    let is_everywhere = step > self.last_ill;
                     let told = self.told(recording);
                     told.annotation_acknowledged = told.annotation_acknowledged.max(version);
+                    if is_everywhere {
+                        told.annotation_everywhere = told.annotation_everywhere.max(version);
+                    }
                 }
-                Err(crate::StoreError::TimedOut) => self.deliveries.push((recording, version, delivery)),
+                Err(crate::StoreError::TimedOut) => self.deliveries.push((step, recording, version, delivery)),
                 Err(_refused) => {}
             }
         }
@@ -194,7 +211,7 @@ impl Oracle {
         for (&id, told) in &self.recordings {
             self.check_recording(reader, id, told, is_missing).map_err(|what| format!("recording {id}: {what}"))?;
         }
-        for (digest, _) in self.replayed.iter().filter(|(_, acknowledged)| **acknowledged) {
+        for (digest, _) in self.replayed.iter().filter(|(_, is_everywhere)| !is_missing || **is_everywhere) {
             if !reader.has_replayed(digest).map_err(|error| error.to_string())? {
                 return Err(format!("{digest} was replayed, and is forgotten"));
             }
@@ -212,8 +229,9 @@ impl Oracle {
         let failed = |error: crate::StoreError| error.to_string();
         let shown = reader.recording(id).map_err(failed)?;
         let version = shown.as_ref().map_or(0, |shown| shown.duration_seconds as u64);
-        if version < told.acknowledged {
-            return Err(format!("version {} of the document was acknowledged, {version} is shown", told.acknowledged));
+        let least = if is_missing { told.everywhere } else { told.acknowledged };
+        if version < least {
+            return Err(format!("version {least} of the document was acknowledged, {version} is shown"));
         }
         if let Some(shown) = &shown {
             let Some(&state) = told.documents.get(&version) else {
@@ -223,8 +241,9 @@ impl Oracle {
                 return Err(format!("version {version} is {state:?} and shown as {:?}: {:?}", shown.state, shown.gaps));
             }
             let annotation = shown.annotations.tags.get("version").map_or(0, |text| text.parse().unwrap_or(u64::MAX));
-            if annotation < told.annotation_acknowledged || annotation > told.annotation {
-                let (least, most) = (told.annotation_acknowledged, told.annotation);
+            let least = if is_missing { told.annotation_everywhere } else { told.annotation_acknowledged };
+            if annotation < least || annotation > told.annotation {
+                let most = told.annotation;
                 return Err(format!("annotation {annotation} is shown, and should be {least} ..= {most}"));
             }
         }
@@ -255,6 +274,12 @@ impl Oracle {
         }
         let lost = told.chunks.iter().find(|(key, (_, acknowledged))| *acknowledged && !found.contains(key));
         if let Some((key, _)) = lost {
+            println!("RUNS {:?}", reader.runs(id));
+            println!(
+                "INDEX {:?}",
+                reader.runs(id).unwrap().iter().map(|run| reader.logs().run_index(id, run)).collect::<Vec<_>>()
+            );
+            println!("LOC {:?}", reader.chunk_locations(id, TrackId(key.0), Tick(0)..Tick(u64::MAX)));
             return Err(format!("chunk {key:?} was acknowledged and is not there"));
         }
         let whole = told.whole.get(&version).filter(|_| is_complete);

@@ -7,12 +7,13 @@ use crate::rebuild::fill;
 use crate::sabotage::Sabotage;
 use crate::{
     AnnotationChange, JournalConfig, Limits, SealingOptions, SegmentConfig, Store, StoreError, StoreEvent,
-    StoreOptions, VolumeState,
+    StoreOptions, VerifyOptions, VolumeState,
 };
 use sidetone_catalog::{Catalog, MemoryCatalog, dump};
 use sidetone_log::simulation::{Operation, Random, SimulatedDisk};
-use sidetone_log::{Fact, Io};
+use sidetone_log::{Fact, Io, VolumeNumber};
 use sidetone_model::{CaptureTime, Hold, NodeName, RecordingId, RecordingState, Retention, Tick, TrackId};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -99,6 +100,8 @@ pub(super) struct World {
     further: Vec<PathBuf>,
     /// Whether the last of the further volumes is away.
     is_missing: bool,
+    /// Some volume could not be written at some time.
+    was_ill: bool,
     life: Arc<Life>,
     store: Option<Store>,
     oracle: Oracle,
@@ -128,6 +131,7 @@ impl World {
             catalog: Arc::new(MemoryCatalog::new()),
             further,
             is_missing: false,
+            was_ill: false,
             life: Life::new(0),
             store: None,
             oracle: Oracle::default(),
@@ -237,7 +241,7 @@ impl World {
         }
         self.oracle.check(&store.reader, self.is_missing)?;
         if self.random.chance(300) && !self.is_missing {
-            self.check_rebuild("after a start")?;
+            self.check_rebuild("after a start", None)?;
         }
         Ok(())
     }
@@ -259,7 +263,9 @@ impl World {
         }
         if let Some(last) = self.further.last() {
             let back = self.is_missing;
-            if back || self.random.chance(150) {
+            // A store is not made on what lies below a mount point.
+            let is_made = self.disk.size(&last.join(crate::description::VOLUME_FILE)).is_ok();
+            if back || is_made && self.random.chance(150) {
                 note!(self, "volume {} is {}", last.display(), if back { "back" } else { "away" });
                 if back {
                     self.disk.mount(last)
@@ -267,6 +273,7 @@ impl World {
                     self.disk.unmount(last)
                 }
                 self.is_missing = !back;
+                self.was_ill = true;
                 self.report.missing += u64::from(!back);
             }
         }
@@ -296,6 +303,16 @@ impl World {
     // ---- the workload
 
     fn step(&mut self) {
+        self.do_something();
+        self.oracle.step += 1;
+        let ill = |state: VolumeState| !state.takes_facts() && state != VolumeState::Missing;
+        if self.store().handle.shared.states().into_iter().any(|(_, state)| ill(state)) {
+            self.oracle.last_ill = self.oracle.step;
+            self.was_ill = true;
+        }
+    }
+
+    fn do_something(&mut self) {
         match self.random.below(100) {
             0..38 => self.append_chunk(),
             38..45 => self.begin_recording(),
@@ -427,7 +444,7 @@ impl World {
         note!(self, "annotation {version} of {id}: {:?}", result.as_ref().map(|_| ()));
         if let Ok((_, delivery)) = result {
             self.oracle.told(id).annotation = version;
-            self.oracle.deliveries.push((id, version, delivery));
+            self.oracle.submitted_annotation(id, delivery);
         }
     }
 
@@ -508,7 +525,12 @@ impl World {
                 return Err(format!("recording {id} is not sealed: {shown:?}"));
             }
         }
-        self.check_rebuild("at the end")?;
+        self.check_rebuild("at the end", None)?;
+        if !self.was_ill && self.sabotage.is_none() {
+            for number in 0..=self.further.len() as u8 {
+                self.check_rebuild("of one volume alone", Some(VolumeNumber(number)))?;
+            }
+        }
         let Store { writer, keeper, reader, handle } = self.store.take().expect("the store is open");
         drop(handle);
         keeper.close(writer).map_err(|error| format!("the store does not close: {error}"))?;
@@ -519,8 +541,12 @@ impl World {
                 return Err(format!("journal files {left:?} of volume {} are left: {pending:?}", logs.volume.number.0));
             }
         }
+        let report = reader.verify(&VerifyOptions::default(), &mut |_| ControlFlow::Continue(()));
+        let report = report.map_err(|error| error.to_string())?;
+        if !report.is_clean() || report.runs == 0 && self.report.runs > 0 {
+            return Err(format!("verifying tells {:?}", report.bad));
+        }
         drop(reader);
-        self.verify()?;
         Ok(self.report.clone())
     }
 
@@ -547,13 +573,14 @@ impl World {
         Err(format!("the store does not come to rest: {pending:?} {statistics:?}"))
     }
 
-    /// A catalog made anew is the same.
-    fn check_rebuild(&mut self, when: &str) -> Result<(), String> {
+    /// A catalog made anew is the same, also when only one volume is there; where audio is in a journal, only that volume tells.
+    fn check_rebuild(&mut self, when: &str, only: Option<VolumeNumber>) -> Result<(), String> {
         let failed = |error: &dyn std::fmt::Display| format!("rebuilding {when}: {error}");
         let store = self.store.as_ref().expect("the store is open");
         let io: Arc<dyn Io> = Arc::new(self.disk.clone());
         let shared = &store.handle.shared;
-        let volumes: Vec<_> = shared.volumes.iter().map(|volume| volume.volume.clone()).collect();
+        let mut volumes: Vec<_> = shared.volumes.iter().map(|volume| volume.volume.clone()).collect();
+        volumes.retain(|volume| only.is_none_or(|only| volume.number == only));
         let logs = Logs::new(Arc::clone(&io), shared.description.store_id, &volumes);
         let made = MemoryCatalog::new();
         let done = fill(&*io, &made, &logs, &mut |_| {}).map_err(|error| failed(&error))?;
@@ -583,10 +610,6 @@ impl World {
         if before.len() != after.len() {
             return Err(format!("rebuilt {when}, the catalog has {} lines instead of {}", after.len(), before.len()));
         }
-        Ok(())
-    }
-
-    fn verify(&mut self) -> Result<(), String> {
         Ok(())
     }
 }

@@ -241,6 +241,12 @@ fn print_outages(outages: &[Outage], heard: &[Heard], ready_after: Duration) {
         {
             before.push((outage.killed_at as f64 - first as f64) / 1e6);
             after.push(((last + PACKET_NS) as f64 - outage.started_at as f64) / 1e6);
+            println!(
+                "    killed: {:.0} ms of audio missing before; started {:.0} ms later; audio again {:.0} ms after that",
+                before[before.len() - 1],
+                (outage.started_at - outage.killed_at) as f64 / 1e6,
+                after[after.len() - 1]
+            );
         }
     }
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
