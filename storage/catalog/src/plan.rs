@@ -39,7 +39,7 @@ const STEPS_BEFORE_SEEK: usize = 16;
 pub(crate) struct Work(u64);
 
 const STEP_WORK: u64 = 1;
-const SEEK_WORK: u64 = 8;
+const SEEK_WORK: u64 = 15;
 
 impl Work {
     pub(crate) fn new(units: u64) -> Self {

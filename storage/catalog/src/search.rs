@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use uuid::Uuid;
 
 /// Work of going to a document, and of reading it, or only its beginning.
-const DOCUMENT_SEEK_WORK: u64 = 15;
+const DOCUMENT_SEEK_WORK: u64 = 22;
 const DOCUMENT_WORK: u64 = 3;
 const GLANCE_WORK: u64 = 1;
 

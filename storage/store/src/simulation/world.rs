@@ -229,6 +229,7 @@ impl World {
     }
 
     fn check_after_start(&mut self) -> Result<(), String> {
+        self.dbg();
         let Some(store) = &self.store else { return Ok(()) };
         if self.life.is_over() {
             return Ok(());
@@ -302,8 +303,15 @@ impl World {
 
     // ---- the workload
 
+    fn dbg(&mut self) {
+        let id = RecordingId(Uuid::from_u128((u128::from(self.seed) << 64) + 1));
+        let p = self.catalog.pending().unwrap().into_iter().find(|p| p.recording == id);
+        let r = self.catalog.runs(id).unwrap().len();
+        note!(self, "DBG {:?} runs {r} applied {:?}", p.map(|p| (p.unsealed_chunks, p.oldest)), self.catalog.applied().unwrap());
+    }
     fn step(&mut self) {
         self.do_something();
+        self.dbg();
         self.oracle.step += 1;
         let ill = |state: VolumeState| !state.takes_facts() && state != VolumeState::Missing;
         if self.store().handle.shared.states().into_iter().any(|(_, state)| ill(state)) {
