@@ -4,6 +4,7 @@ use crate::catch_up::{RECORDS_AT_ONCE, Span, read_journals};
 use crate::description::Description;
 use crate::logs::{Logs, VolumeLogs};
 use crate::open::take_lock;
+use crate::shared::is_fault;
 use crate::{StoreError, volume};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, CatalogOptions, Changes, RocksCatalog};
@@ -154,19 +155,20 @@ fn read_segment(
                 let (recording, through) = (*recording, through.clone());
                 let fact = Fact::Sealed { recording, run: run.clone(), through };
                 changes.fact(FactRecord { sequence: FactSequence(0), fact }, &[]);
-                match logs.segments.run_index(recording, run) {
-                    Ok(index) => logs.segments.run_facts(run, &index)?,
-                    Err(error @ LogError::BadRunIndex { .. }) => {
+                let facts_length = match logs.segments.run_index(recording, run) {
+                    Ok(index) => index.chunks_offset,
+                    Err(error) if matches!(error, LogError::BadRunIndex { .. }) || is_fault(&error) => {
                         tracing::error!(%recording, %error, "its facts are looked for without it");
                         done.damaged_places += 1;
-                        logs.segments.facts(segment, run.offset..run.offset + run.index_offset)?
+                        run.index_offset
                     }
                     Err(error) => return Err(error.into()),
-                }
+                };
+                run.offset..run.offset.saturating_add(facts_length)
             }
-            SegmentEntry::Facts(_) => logs.segments.facts(segment, entry.bytes())?,
+            SegmentEntry::Facts(_) => entry.bytes(),
         };
-        for fact in facts {
+        for fact in logs.segments.facts(segment, facts)? {
             match fact {
                 Ok(record) => changes.fact(record, &[]),
                 Err(error) if error.is_damage() => {
