@@ -35,6 +35,9 @@ pub(crate) struct Options {
     /// Where catalogs are made; they are removed again.
     #[arg(long)]
     directory: Option<PathBuf>,
+    /// Leave them there, and of one that is there only measure opening and searching.
+    #[arg(long, requires = "directory")]
+    keep: bool,
     /// Draw search latency and opening time against the size into this SVG file.
     #[arg(long)]
     plot: Option<PathBuf>,
@@ -52,14 +55,8 @@ const BATCH: u64 = 1000;
 #[derive(Serialize)]
 struct Outcome {
     recordings: u64,
-    /// Recordings per second into a catalog that is made anew, and with putting its tables in order at the end.
-    rebuild_per_second: f64,
-    rebuild_finished_per_second: f64,
-    /// Recordings per second in batches of 1000, into the filled catalog.
-    insert_per_second: f64,
-    /// CPU time of the applying thread for each recording, in microseconds: what it would take on an idle machine.
-    rebuild_cpu_us: f64,
-    insert_cpu_us: f64,
+    /// Absent when the catalog was there already.
+    filling: Option<Filling>,
     bytes_per_recording: f64,
     family_bytes_per_recording: Vec<(&'static str, f64)>,
     /// With nothing of it in the page cache.
@@ -68,6 +65,18 @@ struct Outcome {
     background_per_second: f64,
     questions: Vec<Asked>,
     resident_mib_max: f64,
+}
+
+#[derive(Serialize)]
+struct Filling {
+    /// Recordings per second into a catalog that is made anew, and with putting its tables in order at the end.
+    rebuild_per_second: f64,
+    rebuild_finished_per_second: f64,
+    /// Recordings per second in batches of 1000, into the filled catalog.
+    insert_per_second: f64,
+    /// CPU time of the applying thread for each recording, in microseconds: what it would take on an idle machine.
+    rebuild_cpu_us: f64,
+    insert_cpu_us: f64,
 }
 
 #[derive(Serialize)]
@@ -87,12 +96,15 @@ struct Asked {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut outcomes = Vec::new();
     for &recordings in &options.recordings {
-        let directory = match &options.directory {
-            Some(directory) => tempfile::tempdir_in(directory),
-            None => tempfile::tempdir(),
+        let temporary = match &options.directory {
+            Some(_) if options.keep => None,
+            Some(directory) => Some(tempfile::tempdir_in(directory)),
+            None => Some(tempfile::tempdir()),
         };
+        let temporary = temporary.transpose().context("no directory for the catalog")?;
+        let directory = temporary.as_ref().map(tempfile::TempDir::path).or(options.directory.as_deref());
         let directory = directory.context("no directory for the catalog")?;
-        let outcome = measure(options, recordings, &directory.path().join("catalog"))?;
+        let outcome = measure(options, recordings, &directory.join(format!("catalog-{recordings}")))?;
         if !options.json {
             print(&outcome);
         }
@@ -109,21 +121,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn measure(options: &Options, recordings: u64, path: &Path) -> Result<Outcome> {
     let world = World { seed: options.seed, recordings };
-    let inserted = INSERTED_MAX.min(recordings / 2);
-    let rebuilt = recordings - inserted;
-
-    let catalog = RocksCatalog::create_bulk(path, &CatalogOptions::default())?;
-    let feeding = fill(&catalog, &world, 0..rebuilt)?;
-    let finishing = Instant::now();
-    catalog.finish()?;
-    let finished = feeding.wall + finishing.elapsed();
-
+    let filling = if path.exists() { None } else { Some(fill_both_ways(&world, path)?) };
     let catalog = RocksCatalog::open(path)?;
-    let inserting = fill(&catalog, &world, rebuilt..recordings)?;
-    anyhow::ensure!(catalog.statistics()?.recordings == recordings, "recordings are missing");
     catalog.compact()?;
+    let held = catalog.statistics()?.recordings;
+    anyhow::ensure!(held >= recordings, "recordings are missing: {held} of {recordings}");
     let bytes = catalog.table_bytes()?;
-    let per_recording = |bytes: u64| bytes as f64 / recordings as f64;
+    let per_recording = |bytes: u64| bytes as f64 / held as f64;
     let total = bytes.iter().map(|(_, bytes)| bytes).sum();
     drop(catalog);
 
@@ -134,14 +138,10 @@ fn measure(options: &Options, recordings: u64, path: &Path) -> Result<Outcome> {
     let searching = Instant::now();
     catalog.search(&Query::default())?;
     let first_search = searching.elapsed();
-    let (questions, background_per_second) = ask(options, &world, &catalog)?;
+    let (questions, background_per_second) = ask(options, &world, &catalog, held)?;
     Ok(Outcome {
         recordings,
-        rebuild_per_second: rebuilt as f64 / feeding.wall.as_secs_f64(),
-        rebuild_finished_per_second: rebuilt as f64 / finished.as_secs_f64(),
-        insert_per_second: inserted as f64 / inserting.wall.as_secs_f64(),
-        rebuild_cpu_us: feeding.cpu_ms * 1e3 / rebuilt as f64,
-        insert_cpu_us: inserting.cpu_ms * 1e3 / inserted as f64,
+        filling,
         bytes_per_recording: per_recording(total),
         family_bytes_per_recording: bytes.into_iter().map(|(name, bytes)| (name, per_recording(bytes))).collect(),
         open_cold_ms: open_cold.as_secs_f64() * 1e3,
@@ -149,6 +149,28 @@ fn measure(options: &Options, recordings: u64, path: &Path) -> Result<Outcome> {
         background_per_second,
         questions,
         resident_mib_max: crate::pipeline::peak_resident_kib()? / 1024.0,
+    })
+}
+
+/// Most of it as a rebuild does, the rest as a running recorder.
+fn fill_both_ways(world: &World, path: &Path) -> Result<Filling> {
+    let inserted = INSERTED_MAX.min(world.recordings / 2);
+    let rebuilt = world.recordings - inserted;
+    let catalog = RocksCatalog::create_bulk(path, &CatalogOptions::default())?;
+    let feeding = fill(&catalog, world, 0..rebuilt)?;
+    let finishing = Instant::now();
+    catalog.finish()?;
+    let finished = feeding.wall + finishing.elapsed();
+
+    let catalog = RocksCatalog::open(path)?;
+    let inserting = fill(&catalog, world, rebuilt..world.recordings)?;
+    catalog.persist()?;
+    Ok(Filling {
+        rebuild_per_second: rebuilt as f64 / feeding.wall.as_secs_f64(),
+        rebuild_finished_per_second: rebuilt as f64 / finished.as_secs_f64(),
+        insert_per_second: inserted as f64 / inserting.wall.as_secs_f64(),
+        rebuild_cpu_us: feeding.cpu_ms * 1e3 / rebuilt as f64,
+        insert_cpu_us: inserting.cpu_ms * 1e3 / inserted as f64,
     })
 }
 
@@ -189,11 +211,11 @@ fn applied(number: u64) -> (VolumeNumber, LogPosition) {
 }
 
 /// All questions in turn, each several times, while recordings come in.
-fn ask(options: &Options, world: &World, catalog: &RocksCatalog) -> Result<(Vec<Asked>, f64)> {
+fn ask(options: &Options, world: &World, catalog: &RocksCatalog, held: u64) -> Result<(Vec<Asked>, f64)> {
     let done = AtomicBool::new(false);
     let inserted = AtomicU64::new(0);
     std::thread::scope(|scope| {
-        let background = scope.spawn(|| insert_steadily(options, world, catalog, &done, &inserted));
+        let background = scope.spawn(|| insert_steadily(options, world, catalog, held, &done, &inserted));
         let started = Instant::now();
         let asked = ask_all(options, world, catalog);
         let rate = inserted.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
@@ -203,18 +225,19 @@ fn ask(options: &Options, world: &World, catalog: &RocksCatalog) -> Result<(Vec<
     })
 }
 
-/// Ten batches a second, as long as it takes.
+/// Ten batches a second, of recordings from number `held` on, as long as it takes.
 fn insert_steadily(
     options: &Options,
     world: &World,
     catalog: &RocksCatalog,
+    held: u64,
     done: &AtomicBool,
     inserted: &AtomicU64,
 ) -> Result<()> {
     const PERIOD: Duration = Duration::from_millis(100);
     let batch = options.background / 10;
     let mut due = Instant::now();
-    for first in (world.recordings..).step_by(batch.max(1) as usize) {
+    for first in (held..).step_by(batch.max(1) as usize) {
         if done.load(Ordering::Relaxed) {
             break;
         }
@@ -289,14 +312,16 @@ fn forget_cached(directory: &Path) -> Result<()> {
 
 fn print(outcome: &Outcome) {
     println!("{} recordings", outcome.recordings);
-    println!(
-        "  rebuild      {:9.0} recordings/s ({:.1} us of CPU each), {:.0}/s with putting tables in order",
-        outcome.rebuild_per_second, outcome.rebuild_cpu_us, outcome.rebuild_finished_per_second
-    );
-    println!(
-        "  insert       {:9.0} recordings/s ({:.1} us of CPU each), in batches of {BATCH}",
-        outcome.insert_per_second, outcome.insert_cpu_us
-    );
+    if let Some(filling) = &outcome.filling {
+        println!(
+            "  rebuild      {:9.0} recordings/s ({:.1} us of CPU each), {:.0}/s with putting tables in order",
+            filling.rebuild_per_second, filling.rebuild_cpu_us, filling.rebuild_finished_per_second
+        );
+        println!(
+            "  insert       {:9.0} recordings/s ({:.1} us of CPU each), in batches of {BATCH}",
+            filling.insert_per_second, filling.insert_cpu_us
+        );
+    }
     println!("  on disk      {:9.1} bytes per recording", outcome.bytes_per_recording);
     for (family, bytes) in &outcome.family_bytes_per_recording {
         println!("    {family:<16} {bytes:7.1}");

@@ -431,7 +431,6 @@ fn database_options(catalog: &CatalogOptions, mode: &Mode) -> Options {
 }
 
 fn family_options(family: Family, catalog: &CatalogOptions, mode: &Mode, cache: &Cache) -> Options {
-    let mut options = Options::default();
     let mut tables = BlockBasedOptions::default();
     tables.set_block_cache(cache);
     tables.set_format_version(6);
@@ -443,15 +442,11 @@ fn family_options(family: Family, catalog: &CatalogOptions, mode: &Mode, cache: 
         tables.set_block_restart_interval(64);
     } else {
         // Documents beside each other have so much in common that smaller blocks take more room.
-        let env = |name: &str, default: i32| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
-        tables.set_block_size((env("ST_BLOCK", 16) as usize) << 10);
-        if family == Family::Documents {
-            options.set_bottommost_compression_options(-14, env("ST_LEVEL", 3), 0, env("ST_DICT", 0) * 1024, true);
-            options.set_bottommost_zstd_max_train_bytes(env("ST_TRAIN", 0) * 1024, true);
-        }
+        tables.set_block_size(16 << 10);
         tables.set_bloom_filter(10.0, false);
     }
 
+    let mut options = Options::default();
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_write_buffer_size(catalog.write_buffers_bytes / 4);
