@@ -17,9 +17,19 @@ pub(crate) struct CaughtUp {
     pub(crate) records: u64,
     /// Damaged places, by volume.
     pub(crate) damaged: Vec<(VolumeNumber, String)>,
+    /// Volumes whose journal could not be read; the catalog is as far there as before, or a little further.
+    pub(crate) unreadable: Vec<(VolumeNumber, StoreError)>,
 }
 
 impl CaughtUp {
+    /// Whether a volume could be read.
+    fn could_read(&mut self, span: Span, read: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> bool {
+        let outcome = read(self);
+        let is_read = outcome.is_ok();
+        self.unreadable.extend(outcome.err().map(|error| (span.volume, error)));
+        is_read
+    }
+
     pub(crate) fn count(&self, statistics: &mut KeeperStatistics) {
         statistics.catch_ups += u64::from(self.records > 0);
         statistics.caught_up_records += self.records;
@@ -60,15 +70,17 @@ pub(crate) fn read_journals(
     note: &mut dyn FnMut(Note),
 ) -> Result<CaughtUp, StoreError> {
     let mut caught_up = CaughtUp::default();
+    let mut spans = spans.to_vec();
     if spans.len() > 1 {
-        for span in spans {
-            pass(catalog, logs, *span, None, &mut CaughtUp::default())?;
-        }
+        spans.retain(|&span| caught_up.could_read(span, |_| pass(catalog, logs, span, None, &mut CaughtUp::default())));
     }
     for span in spans {
-        pass(catalog, logs, *span, Some(note), &mut caught_up)?;
+        caught_up.could_read(span, |caught_up| pass(catalog, logs, span, Some(&mut *note), caught_up));
     }
-    Ok(caught_up)
+    match caught_up.unreadable.iter().position(|(_, error)| matches!(error, StoreError::Catalog(_))) {
+        Some(at) => Err(caught_up.unreadable.swap_remove(at).1),
+        None => Ok(caught_up),
+    }
 }
 
 /// One journal. Without `note`, the first pass.
@@ -81,6 +93,12 @@ fn pass(
 ) -> Result<(), StoreError> {
     let Span { volume, from, end } = span;
     let logs = logs.volume(volume)?;
+    if let KnownEnd::At(end) = end
+        && !logs.journal.files()?.contains(&end.file)
+    {
+        // That file is there for sure: what lies below the directory is another file system.
+        return Err(StoreError::VolumeMissing { volume });
+    }
     let ahead = || StoreError::CatalogAhead { path: logs.volume.journal() };
     let mut scan = match logs.journal.scan(from, end) {
         Err(LogError::BeyondEnd { .. } | LogError::MissingFile { .. }) => return Err(ahead()),

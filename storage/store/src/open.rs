@@ -87,6 +87,15 @@ impl Store {
         }
         let caught_up = catch_up(&*shared.catalog, &logs, &ends, &mut |_| {})?;
         caught_up.count(&mut shared.keeper());
+        for (volume, error) in caught_up.unreadable {
+            match &error {
+                StoreError::Log(error) if is_fault(error) => {
+                    tracing::error!(volume = volume.0, %error, "a volume's journal cannot be read: the store opens without what it holds");
+                    shared.volume(volume).inspect(|volume| volume.set_fault(volume.count_fault(error)));
+                }
+                _ => return Err(error),
+            }
+        }
         if caught_up.records > 0 {
             let damaged = caught_up.damaged.len();
             tracing::info!(records = caught_up.records, damaged, "catalog caught up with the journals");

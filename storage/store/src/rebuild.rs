@@ -101,7 +101,10 @@ pub(crate) fn fill(
         .collect();
     let caught_up = read_journals(catalog, logs, &spans, &mut |_| {})?;
     done.records = caught_up.records;
-    done.damaged_places += caught_up.damaged.len() as u64;
+    done.damaged_places += (caught_up.damaged.len() + caught_up.unreadable.len()) as u64;
+    for (volume, error) in caught_up.unreadable {
+        tracing::error!(volume = volume.0, %error, "the catalog is made without the rest of this journal");
+    }
     progress(done);
     catalog.persist()?;
     Ok(done)

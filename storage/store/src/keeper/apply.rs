@@ -4,11 +4,11 @@
 //! the journals themselves, up to where they are known to be durable.
 
 use super::{Keeper, StoreEvent};
-use crate::StoreError;
 use crate::batch::{Batch, Note};
 use crate::catch_up::catch_up;
 use crate::handle::Delivery;
 use crate::shared::Shared;
+use crate::{StoreError, VolumeState};
 use sidetone_catalog::Changes;
 use sidetone_log::{FactSequence, LogPosition, VolumeNumber};
 use sidetone_model::RecordingId;
@@ -120,13 +120,20 @@ impl Keeper {
     /// Reads from the journals what was missed.
     fn catch_up(&mut self) -> Result<(), StoreError> {
         let mut notes = Vec::new();
-        let ends: Vec<_> = self.projection.durable.iter().map(|(&volume, &position)| (volume, position)).collect();
+        let ends = self.projection.durable.iter().map(|(&volume, &position)| (volume, position));
+        let is_there = |volume: &VolumeNumber| {
+            self.shared.volume(*volume).is_some_and(|volume| volume.fault() != VolumeState::Missing)
+        };
+        let ends: Vec<_> = ends.filter(|(volume, _)| is_there(volume)).collect();
         let caught_up = catch_up(&*self.shared.catalog, &self.logs, &ends, &mut |note| notes.push(note));
         // What was applied before an error is in the catalog too.
         self.projection.applied = self.shared.catalog.applied()?;
         notes.into_iter().for_each(|note| self.note(note));
         let caught_up = caught_up?;
         caught_up.count(&mut self.shared.keeper());
+        for (volume, error) in &caught_up.unreadable {
+            tracing::error!(volume = volume.0, %error, "the catalog cannot follow a volume's journal now");
+        }
         for (volume, error) in caught_up.damaged {
             (self.sink)(StoreEvent::JournalDamaged { volume, error });
         }

@@ -297,7 +297,6 @@ impl Keeper {
 
     /// A run's announcement is durable and in the catalog.
     fn on_sealed(&mut self, recording: RecordingId, run: &Run) {
-        println!("SEALED {recording} {run:?}");
         self.sealing.remove(&(recording, run.volume));
         self.segments.announced(run);
     }

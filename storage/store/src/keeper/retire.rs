@@ -147,7 +147,6 @@ impl Keeper {
         self.shared.keeper().facts_copied += records.len() as u64;
         for (recording, _) in group {
             changes.settle(*recording, through);
-            println!("SETTLE {recording} {through:?} {kind:?}");
         }
         self.shared.catalog.apply(&changes, &[])?;
         Ok(())

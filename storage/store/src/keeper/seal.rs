@@ -239,12 +239,6 @@ impl Keeper {
     /// Writes a run, which is not durable yet.
     fn carry_out(&mut self, plan: Plan) -> Result<(), StoreError> {
         let Plan { recording, chunks, facts, through, kind } = plan;
-        println!(
-            "SEAL {recording} {} chunks {:?} through {through:?} facts {:?}",
-            chunks.len(),
-            chunks.iter().map(|c| (c.header().track, c.header().first_tick)).collect::<Vec<_>>(),
-            facts.iter().map(|f| f.sequence).collect::<Vec<_>>()
-        );
         if chunks.is_empty() {
             // Nothing of it can be read.
             return self.copy_facts(&kind, &[(recording, facts)], through);

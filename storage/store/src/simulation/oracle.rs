@@ -2,6 +2,7 @@
 
 use crate::StoreReader;
 use crate::handle::Delivery;
+use sidetone_catalog::Catalog;
 use sidetone_log::{ChunkCodec, ChunkHeader, Fact};
 use sidetone_model::{
     CaptureTime, ConversationId, NodeName, Recording, RecordingId, RecordingState, SCHEMA_VERSION, Side, Tick, Track,
@@ -274,18 +275,35 @@ impl Oracle {
         }
         let lost = told.chunks.iter().find(|(key, (_, acknowledged))| *acknowledged && !found.contains(key));
         if let Some((key, _)) = lost {
-            println!("RUNS {:?}", reader.runs(id));
-            println!(
-                "INDEX {:?}",
-                reader.runs(id).unwrap().iter().map(|run| reader.logs().run_index(id, run)).collect::<Vec<_>>()
-            );
-            println!("LOC {:?}", reader.chunk_locations(id, TrackId(key.0), Tick(0)..Tick(u64::MAX)));
             return Err(format!("chunk {key:?} was acknowledged and is not there"));
         }
         let whole = told.whole.get(&version).filter(|_| is_complete);
         let lost = whole.and_then(|whole| whole.iter().find(|key| !found.contains(key)));
         if let Some(key) = lost {
             return Err(format!("it is complete, and chunk {key:?} is not there"));
+        }
+        Ok(())
+    }
+
+    /// Facts that are on all volumes are in a catalog that was made from one.
+    pub(super) fn check_facts(&self, catalog: &dyn Catalog) -> Result<(), String> {
+        let failed = |error: sidetone_catalog::CatalogError| error.to_string();
+        for (&id, told) in &self.recordings {
+            let shown = catalog.recording(id).map_err(failed)?;
+            let version = shown.as_ref().map_or(0, |shown| shown.duration_seconds as u64);
+            let tags = shown.map(|shown| shown.annotations.tags).unwrap_or_default();
+            let annotation = tags.get("version").map_or(0, |text| text.parse().unwrap_or(0));
+            if version < told.everywhere || annotation < told.annotation_everywhere {
+                return Err(format!(
+                    "recording {id} is shown in version {version} with annotation {annotation}, instead of {} and {}",
+                    told.everywhere, told.annotation_everywhere
+                ));
+            }
+        }
+        for (digest, _) in self.replayed.iter().filter(|(_, is_everywhere)| **is_everywhere) {
+            if !catalog.has_replayed(digest).map_err(failed)? {
+                return Err(format!("{digest} was replayed, and is forgotten"));
+            }
         }
         Ok(())
     }
