@@ -6,7 +6,7 @@ use crate::shared::{Shared, SharedVolume, lock};
 use crate::{StoreError, StoreStatistics, VolumeState, VolumeStatistics, volume};
 use sidetone_catalog::{Catalog, Count, Filter, Query, RecordingPage, RocksCatalog};
 use sidetone_log::format::{Frame, Meaning, RECORD_BYTES_MAX, decode_frame, interpret};
-use sidetone_log::{Chunk, Content, Io, Located, LogError, RingIo, Run, RunEntry, VolumeNumber};
+use sidetone_log::{Chunk, Content, Io, Located, LogError, RingIo, Run, RunEntry, RunIndex, VolumeNumber};
 use sidetone_model::{Annotations, Recording, RecordingId, Tick, TrackId};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -136,6 +136,11 @@ impl StoreReader {
     /// The runs of a recording, in the order over which its proof is made.
     pub fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, StoreError> {
         Ok(self.catalog.runs(recording)?)
+    }
+
+    /// The table of contents of a run, with the tables that were stored with it; read once and kept for a while.
+    pub fn run_index(&self, recording: RecordingId, run: &Run) -> Result<Arc<RunIndex>, StoreError> {
+        self.logs.run_index(recording, run)
     }
 
     /// Where the chunks lie that hold any grid step in `ticks`, in grid order; without reading audio. What cannot be found
@@ -294,13 +299,18 @@ impl StoreReader {
         Ok(self.catalog.has_replayed(digest)?)
     }
 
+    /// The volumes, ascending. Beside a writer in the same process they are as it knows them, at no cost; else as the files say.
+    pub fn volumes(&self) -> Result<Vec<VolumeStatistics>, StoreError> {
+        match &self.shared {
+            Some(shared) => Ok(shared.volumes.iter().map(|volume| of_volume(volume)).collect()),
+            None => self.logs.volumes().map(|logs| self.on_disk(logs)).collect(),
+        }
+    }
+
     /// Beside a writer in the same process, everything as it is; else what the files say.
     pub fn statistics(&self) -> Result<StoreStatistics, StoreError> {
         let catalog = self.catalog.statistics()?;
-        let volumes = match &self.shared {
-            Some(shared) => shared.volumes.iter().map(|volume| of_volume(volume)).collect(),
-            None => self.logs.volumes().map(|logs| self.on_disk(logs)).collect::<Result<_, _>>()?,
-        };
+        let volumes = self.volumes()?;
         Ok(StoreStatistics {
             store_id: self.description.store_id,
             node: self.description.node.clone(),
