@@ -9,6 +9,7 @@ mod lockstep;
 mod measure;
 mod metered;
 mod pipeline;
+mod playback;
 mod recorder;
 mod store;
 
@@ -34,6 +35,8 @@ enum What {
     Catalog(catalog::Options),
     /// CPU time of replay per call-second, and the share of Opus in it.
     Pipeline(pipeline::Options),
+    /// Time to the first byte of a recording, and what players do to recording.
+    Playback(playback::Options),
     /// What the store takes, what that costs, how many bytes it writes, how fast it is there again.
     Store(store::Options),
 }
@@ -43,6 +46,7 @@ fn main() -> Result<()> {
         What::Capture(options) => capture::run(&options),
         What::Catalog(options) => catalog::run(&options),
         What::Pipeline(options) => pipeline::run(&options),
+        What::Playback(options) => playback::run(&options),
         What::Store(options) => store::run(&options),
     }
 }

@@ -8,7 +8,8 @@ use sidetone_log::format::CHUNK_PAYLOAD_OFFSET;
 use sidetone_log::{ChunkHeader, Fact};
 use sidetone_model::{CaptureTime, NodeName, Tick};
 use sidetone_store::{
-    AppendNumber, Keeper, Receipt, Store, StoreError, StoreHandle, StoreOptions, StoreReader, StoreWriter,
+    AppendNumber, Keeper, KeeperStatistics, Receipt, Store, StoreError, StoreHandle, StoreOptions, StoreReader,
+    StoreWriter,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +22,11 @@ const IDLE: Duration = Duration::from_millis(5);
 const SPACING: Duration = Duration::from_millis(50);
 /// Longer than any flush or catching up that is worth a figure.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The past that a store is filled with: calls have ended since, and journal files have gone.
+const FILLED: Duration = Duration::from_secs(2 * CALL_LENGTH.as_secs());
+/// A keeper at rest seals what is over within seconds.
+const BEHIND: Duration = Duration::from_secs(30);
 
 pub(crate) const KEEPER_THREAD: &str = "keeper";
 
@@ -41,7 +47,7 @@ pub(crate) fn cut_before(time: CaptureTime) -> Tick {
 
 /// When calls begin that are to be as they are by now: [`Running::fill`].
 pub(crate) fn fill_begin() -> Tick {
-    cut_before(CaptureTime(now().0 - CALL_LENGTH.as_nanos() as u64))
+    cut_before(CaptureTime(now().0 - FILLED.as_nanos() as u64))
 }
 
 /// The side that appends.
@@ -222,11 +228,12 @@ impl Running {
         }
     }
 
-    /// Gives the store everything there is of calls that began at [`fill_begin`] one after the other, as fast as it takes it;
-    /// gives the cut up to which that is. From then on as much audio comes to be sealed as comes in.
+    /// Gives the store everything there is of calls that began at [`fill_begin`] one after the other, as fast as it takes it,
+    /// and waits until what is over is sealed. Gives the cut at which it is then: from there on as much audio is sealed
+    /// as comes in, and as many journal files go as are begun.
     pub(crate) fn fill(&mut self, calls: &mut Calls) -> Result<Tick> {
         let until = cut_before(now());
-        let cuts = (CALL_LENGTH.as_nanos() / CUT.as_nanos()) as u64;
+        let cuts = (FILLED.as_nanos() / CUT.as_nanos()) as u64;
         for step in (0..cuts).rev() {
             let cut = Tick(until.0 - step * CUT_TICKS);
             let facts = calls.facts(0..calls.len(), cut);
@@ -235,7 +242,18 @@ impl Running {
             self.recorder.poll();
         }
         self.settle()?;
-        Ok(until)
+        let began = Instant::now();
+        let behind =
+            |keeper: &KeeperStatistics| Duration::from_secs(keeper.unsealed_seconds_max) > CALL_LENGTH + BEHIND;
+        while self.keeper()?.pending_recordings == 0 || behind(&self.keeper()?) {
+            anyhow::ensure!(began.elapsed() < PATIENCE, "the keeper does not seal what is over");
+            self.recorder.wait_until(Instant::now() + Duration::from_millis(100));
+        }
+        Ok(cut_before(now()))
+    }
+
+    pub(crate) fn keeper(&self) -> Result<KeeperStatistics> {
+        Ok(self.reader.statistics()?.keeper.unwrap_or_default())
     }
 
     /// Calls in real time: everything that ends at a cut at once, then a flush. Gives the last cut, and the CPU seconds that

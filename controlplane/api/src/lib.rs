@@ -9,6 +9,8 @@
 //!   reads, and the memory of a download, which does not grow with the file.
 //! * Calls into the store block, so they run on tokio's blocking threads, a bounded number at a time.
 //!
+//! Beside the port there is a control socket (`control.rs`), whose file's permissions say who may do more.
+//!
 //! A request passes `server.rs` (connection) → `guard.rs` (who may ask) → `routes.rs` → a handler file per resource.
 //! Refusals are documents of RFC 9457 with a remedy (`problem.rs`).
 #![forbid(unsafe_code)]
@@ -16,6 +18,7 @@
 mod annotations;
 mod audio;
 mod blocking;
+mod control;
 mod document;
 mod events;
 mod guard;

@@ -7,7 +7,7 @@ use crate::problem::{Problem, ProblemKind};
 use crate::query::{NoParameters, Parameters};
 use crate::renditions::Renditions;
 use crate::status::Live;
-use crate::{annotations, audio, document, events, guard, metrics, page, recordings, status};
+use crate::{annotations, audio, control, document, events, guard, metrics, page, recordings, status};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
@@ -44,6 +44,8 @@ pub(crate) struct AppState {
     pub(crate) blocking_metrics: Blocking,
     pub(crate) renditions: Renditions,
     pub(crate) subscribers: Arc<Semaphore>,
+    /// One at a time.
+    pub(crate) backups: Arc<Semaphore>,
     /// Becomes true when the server stops; streams without an end of their own end then.
     pub(crate) stopping: watch::Receiver<bool>,
     openapi: Bytes,
@@ -70,6 +72,7 @@ impl AppState {
             blocking_changes: Blocking::new(CONCURRENT_CHANGES),
             blocking_metrics: Blocking::new(1),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
+            backups: Arc::new(Semaphore::new(1)),
             stopping,
             openapi: openapi_document().into(),
         }
@@ -114,15 +117,24 @@ pub fn openapi_document() -> String {
     document.to_pretty_json().unwrap_or_default()
 }
 
-/// Everything, ready to be served.
-pub(crate) fn router(state: AppState) -> Router {
+/// Everything that is answered on the network port.
+pub(crate) fn router(state: &AppState) -> Router {
+    serving(state, page::routes())
+}
+
+/// The same for the control socket, with what is answered there alone.
+pub(crate) fn control_router(state: &AppState) -> Router {
+    serving(state, control::routes())
+}
+
+fn serving(state: &AppState, more: Router<AppState>) -> Router {
     let (api, _) = api().split_for_parts();
-    api.merge(page::routes())
+    api.merge(more)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn(guard::guard))
         .layer(axum::middleware::from_fn_with_state(state.metrics.clone(), metrics::count))
-        .with_state(state)
+        .with_state(state.clone())
 }
 
 /// This description, generated from the code that answers.

@@ -747,6 +747,13 @@ fn resident_bytes() -> usize {
 }
 
 #[test]
+fn what_writes_files_is_not_answered_on_the_port() {
+    let server = Server::start(&[]);
+    let answer = server.request("POST", "/control/backup", &["content-length: 2", "", "{}"]);
+    assert_eq!((answer.status, answer.problem().as_str()), (404, "not-found"));
+}
+
+#[test]
 fn an_address_that_cannot_be_used_is_refused_with_the_remedy() {
     let server = Server::start(&[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

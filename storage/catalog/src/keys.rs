@@ -35,6 +35,7 @@ mod term_kind {
     pub(super) const ADDRESS: u8 = b'a';
     pub(super) const STATE: u8 = b's';
     pub(super) const HOLD: u8 = b'h';
+    pub(super) const CALL_ID: u8 = b'c';
     pub(super) const TAG_KEY: u8 = b'k';
     pub(super) const TAG: u8 = b't';
 }
@@ -75,6 +76,14 @@ impl Term {
         (state != RecordingState::Complete).then(|| Self(vec![term_kind::STATE, state_code(state), TERM_END]))
     }
 
+    /// Long, and looked for as a whole or not at all: four bytes of a hash (FNV-1a) stand for it.
+    pub(crate) fn call_id(text: &str) -> Self {
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        Self([&[term_kind::CALL_ID][..], &hash.to_be_bytes()[4..]].concat())
+    }
+
     pub(crate) fn on_hold() -> Self {
         Self(vec![term_kind::HOLD, TERM_END])
     }
@@ -103,6 +112,7 @@ impl Term {
             let Some(kind) = field_kind(field) else { continue };
             terms.extend(searchable_texts(&document.value, field).map(|text| Self::text(kind, &text)));
         }
+        terms.extend(searchable_texts(&document.value, TextField::CallId).map(|text| Self::call_id(&text)));
         terms.extend(Self::state(document.value.state));
         for (key, value) in row.annotations.iter().flat_map(|newest| &newest.value.tags) {
             terms.extend([Self::tag_key(key), Self::tag(key, value)]);

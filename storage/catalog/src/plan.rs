@@ -8,7 +8,7 @@ use crate::condition::{Condition, Test};
 use crate::database::{Family, List, View};
 use crate::keys::{PART_BYTES_MIN, Term, ending_prefix, field_kind, parse_text, text_key, text_of_part};
 use crate::order::TimeKey;
-use crate::{Span, TextMatch};
+use crate::{Span, TextField, TextMatch};
 use sidetone_model::CaptureTime;
 use std::collections::BTreeSet;
 
@@ -346,6 +346,7 @@ fn lookup(test: &Test) -> Option<Lookup> {
         Test::OnHold => Some(Lookup::Term(Term::on_hold())),
         Test::Tag { key, value: None } => Some(Lookup::Term(Term::tag_key(key))),
         Test::Tag { key, value: Some(value) } => Some(Lookup::Term(Term::tag(key, value))),
+        Test::Text(TextField::CallId, TextMatch::Is(text)) => Some(Lookup::Term(Term::call_id(text))),
         Test::Text(field, TextMatch::Is(text)) => Some(Lookup::Term(Term::text(field_kind(*field)?, text))),
         Test::Text(field, matching) => Some(Lookup::Texts(field_kind(*field)?, matching.clone())),
         Test::Started(_) | Test::Duration(_) | Test::Codec(_) | Test::Quality(..) => None,

@@ -117,7 +117,7 @@ fn pass(
         changes.clear();
         Ok::<_, StoreError>(())
     };
-    while let Some(entry) = scan.next() {
+    for entry in scan.by_ref() {
         let entry = match entry {
             Ok(entry) => entry,
             Err(LogError::BeyondEnd { .. }) => return Err(ahead()),

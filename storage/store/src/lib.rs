@@ -67,7 +67,7 @@ pub use backup::{BackupOptions, BackupProgress, backup, restore};
 pub use error::StoreError;
 pub use handle::{Receipt, StoreHandle};
 pub use keeper::{Keeper, StoreEvent};
-pub use open::Store;
+pub use open::{OpenCatalog, Store};
 pub use options::{Limits, SealingOptions, SpaceOptions, StoreOptions, Watermark};
 pub use reader::{ChunkLocation, ChunkPlace, StoreReader};
 pub use rebuild::{RebuildProgress, rebuild};

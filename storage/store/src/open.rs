@@ -18,6 +18,9 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 
+/// Opens the catalog in a directory, and makes it when there is none.
+pub type OpenCatalog<'a> = dyn Fn(&Path) -> Result<Arc<dyn Catalog>, StoreError> + 'a;
+
 /// A store opened for writing: its four sides.
 pub struct Store {
     pub writer: StoreWriter,
@@ -42,7 +45,7 @@ impl Store {
     /// As [`Self::open`], in another world.
     pub fn open_on(
         io: Arc<dyn Io>,
-        open_catalog: &dyn Fn(&Path) -> Result<Arc<dyn Catalog>, StoreError>,
+        open_catalog: &OpenCatalog<'_>,
         home: &Path,
         options: &StoreOptions,
     ) -> Result<Self, StoreError> {
@@ -51,7 +54,7 @@ impl Store {
 
     pub(crate) fn open_with(
         io: Arc<dyn Io>,
-        open_catalog: &dyn Fn(&Path) -> Result<Arc<dyn Catalog>, StoreError>,
+        open_catalog: &OpenCatalog<'_>,
         home: &Path,
         options: &StoreOptions,
         sabotage: Option<Sabotage>,
@@ -100,7 +103,7 @@ impl Store {
             let damaged = caught_up.damaged.len();
             tracing::info!(records = caught_up.records, damaged, "catalog caught up with the journals");
         }
-        assemble(shared, logs, lanes)
+        assemble(&shared, &logs, lanes)
     }
 
     pub fn split(self) -> (StoreWriter, Keeper, Arc<StoreReader>, StoreHandle) {
@@ -109,7 +112,6 @@ impl Store {
 }
 
 /// Takes the store's lock and reads its description, or makes the store. Tells whether it was made.
-#[expect(clippy::type_complexity, reason = "lock, description, and whether the store is new")]
 fn take(
     io: &dyn Io,
     home: &Path,
@@ -191,19 +193,19 @@ fn is_behind_segments(catalog: &dyn Catalog, logs: &Logs) -> Result<bool, StoreE
 }
 
 /// The sides of the store. Runs that a crash has left are announced and in the catalog afterwards.
-fn assemble(shared: Arc<Shared>, logs: Logs, lanes: Vec<Lane>) -> Result<Store, StoreError> {
+fn assemble(shared: &Arc<Shared>, logs: &Logs, lanes: Vec<Lane>) -> Result<Store, StoreError> {
     let limits = &shared.options.limits;
     let (submissions, submitted) = sync_channel(limits.submissions.max(1));
     let (batches, batched) = sync_channel(limits.batches.max(1));
     let (revived, revivals) = sync_channel(shared.volumes.len());
-    let reader = Arc::new(StoreReader::beside_writer(Arc::clone(&shared), logs.clone()));
-    let handle = StoreHandle { shared: Arc::clone(&shared), reader: Arc::clone(&reader), submissions };
-    let mut keeper = Keeper::new(Arc::clone(&shared), logs.clone(), handle.clone(), batched, revived)?;
+    let reader = Arc::new(StoreReader::beside_writer(Arc::clone(shared), logs.clone()));
+    let handle = StoreHandle { shared: Arc::clone(shared), reader: Arc::clone(&reader), submissions };
+    let mut keeper = Keeper::new(Arc::clone(shared), logs.clone(), handle.clone(), batched, revived)?;
     keeper.has_journals(lanes.iter().map(|lane| lane.journal.is_some()).collect());
     let mut orphans = 0;
     for lane in lanes.iter().filter(|lane| lane.journal.is_some()) {
         let number = lane.shared.volume.number;
-        match unannounced_runs(&shared, logs.volume(number)?) {
+        match unannounced_runs(shared, logs.volume(number)?) {
             Ok(Orphans { runs, next, left_open }) => {
                 keeper.take_over(number, next, left_open);
                 orphans += runs.len();
@@ -218,9 +220,9 @@ fn assemble(shared: Arc<Shared>, logs: Logs, lanes: Vec<Lane>) -> Result<Store, 
         }
     }
     let sequence = shared.catalog.sequence()?;
-    let running = running(&shared, &lanes)?;
+    let running = running(shared, &lanes)?;
     let queues = Queues { submissions: submitted, revived: revivals, batches };
-    let mut writer = StoreWriter::new(Arc::clone(&shared), lanes, sequence, running, queues);
+    let mut writer = StoreWriter::new(Arc::clone(shared), lanes, sequence, running, queues);
     announce_orphans(&mut writer, &mut keeper, orphans);
     Ok(Store { writer, keeper, reader, handle })
 }

@@ -53,9 +53,10 @@ mod tests {
     #[test]
     fn a_recording_begins_where_there_is_room_and_goes_on_a_little_longer() {
         use VolumeState::{Failed, Low, NoNew, Ok, Reserve};
-        let choose = |place: fn(std::vec::IntoIter<Candidate>) -> Option<VolumeNumber>, states: [VolumeState; 2]| {
+        let choose = |place: fn(std::array::IntoIter<Candidate, 2>) -> Option<VolumeNumber>,
+                      states: [VolumeState; 2]| {
             let candidates = [candidate(0, states[0], 9, 0), candidate(1, states[1], 5, 0)];
-            place(candidates.to_vec().into_iter()).map(|volume| volume.0)
+            place(candidates.into_iter()).map(|volume| volume.0)
         };
         assert_eq!(choose(place_new, [Low, Ok]), Some(1));
         assert_eq!(choose(place_new, [NoNew, Low]), Some(1));

@@ -278,8 +278,8 @@ impl StoreReader {
 
     /// The chunks that hold any grid step in `ticks`, in grid order, read one by one. `Tick(0)..Tick(u64::MAX)` for
     /// all. An error is about one chunk; the iterator goes on behind it.
-    pub fn chunks<'a>(
-        self: &'a Arc<Self>,
+    pub fn chunks(
+        self: &Arc<Self>,
         recording: RecordingId,
         track: TrackId,
         ticks: Range<Tick>,

@@ -6,6 +6,7 @@ use crate::shared::Shared;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Sabotage {
     /// The keeper hears of records when their flush begins.
+    #[cfg_attr(not(test), expect(dead_code, reason = "what it does is compiled for tests only"))]
     TellBeforeDurable,
     /// A fact that a recording is over does not wait for its audio on other volumes.
     EndBeforeAudio,

@@ -403,11 +403,8 @@ impl Check<'_> {
 
     /// The facts of a segment are in the catalog, and so are its runs.
     fn compare_segment(&mut self, logs: &VolumeLogs, segment: SegmentNumber) -> Result<(), StoreError> {
-        let contents = match logs.segments.contents(segment, 0) {
-            Ok(contents) => contents,
-            // Told by the check of the file.
-            Err(_) => return Ok(()),
-        };
+        // What cannot be read was told by the check of the file.
+        let Ok(contents) = logs.segments.contents(segment, 0) else { return Ok(()) };
         let (volume, file) = (logs.volume.number, LogFileName::Segment(segment));
         for entry in contents.entries {
             let bytes = entry.bytes();
@@ -436,7 +433,6 @@ impl Check<'_> {
     }
 
     /// What is wrong with the catalog as far as a fact is concerned.
-    #[expect(clippy::type_complexity, reason = "whose it is, and what")]
     fn compare_fact(&self, record: &FactRecord) -> Result<Option<(Option<RecordingId>, &'static str)>, StoreError> {
         let catalog = self.catalog();
         let recording = record.fact.recording();

@@ -1,131 +1,165 @@
-//! Asks the API of a running recorder: one request on one connection, to a loopback address.
+//! Asks a running recorder through its control socket: one request on one connection.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// In the store directory while a recorder runs: where its API listens.
-const ADDRESS_FILE: &str = "api-address";
-/// Longer than the recorder itself waits for the disk.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// In the store directory, while a recorder runs.
+const SOCKET: &str = "control.sock";
+/// Longer than the recorder itself waits for the disk. A backup says something more often.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// No answer that this program asks for is longer.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
-/// Leaves word of the API's address in the store directory, for as long as this lives.
-pub(crate) struct AddressFile {
-    path: std::path::PathBuf,
+/// Where a recorder on this store listens for commands.
+pub(crate) fn socket(store: &Path) -> PathBuf {
+    store.join(SOCKET)
 }
 
-impl AddressFile {
-    /// Not being able to is no reason not to record.
-    pub(crate) fn write(store: &Path, address: SocketAddr) -> Self {
-        let path = store.join(ADDRESS_FILE);
-        if let Err(error) = std::fs::write(&path, format!("{address}\n")) {
-            tracing::warn!(path = %path.display(), %error, "`sidetone recordings tag` will not find this recorder");
+/// The recorder that has a store open.
+pub(crate) struct Recorder {
+    store: PathBuf,
+    process: String,
+}
+
+impl Recorder {
+    /// As the store says who has it open.
+    pub(crate) fn new(store: &Path, process: &str) -> Self {
+        Self { store: store.to_owned(), process: process.to_owned() }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("the recorder (process {})", self.process)
+    }
+
+    /// Sends a JSON document and gives the one that comes back.
+    ///
+    /// # Errors
+    /// No connection, no such answer, or the recorder's refusal with its remedy.
+    pub(crate) fn patch(&self, target: &str, document: &Value) -> Result<Value> {
+        let mut text = String::new();
+        self.ask("PATCH", target, document)?.read_to_string(&mut text).context("the recorder's answer breaks off")?;
+        serde_json::from_str(&text).context("the recorder's answer is no JSON")
+    }
+
+    /// Sends a JSON document and hears the lines that come back, each a document, until `hear` has heard enough.
+    pub(crate) fn post<T>(&self, target: &str, document: &Value, mut hear: impl FnMut(Value) -> Option<T>) -> Result<T> {
+        for line in self.ask("POST", target, document)?.lines() {
+            let line = serde_json::from_str(&line.context("the recorder's answer breaks off")?);
+            if let Some(heard) = hear(line.context("the recorder's answer is no JSON")?) {
+                return Ok(heard);
+            }
         }
-        Self { path }
+        bail!("the recorder ended before it was done: its log says why")
     }
-}
 
-impl Drop for AddressFile {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "the file with the API's address stays");
+    /// The body of the answer.
+    fn ask(&self, method: &str, target: &str, document: &Value) -> Result<impl BufRead + use<>> {
+        let path = socket(&self.store);
+        let connected = UnixStream::connect(&path).and_then(|socket| {
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.set_write_timeout(Some(PATIENCE))?;
+            Ok(socket)
+        });
+        let mut socket = connected.with_context(|| {
+            format!(
+                "the store in {} is in use by process {}, which cannot be asked through {}: if it is a recorder, run this as its \
+                 user; else try again when it is done",
+                self.store.display(),
+                self.process,
+                path.display()
+            )
+        })?;
+        let body = document.to_string();
+        // HTTP/1.0: the answer ends with the connection and is not chunked.
+        let request = format!(
+            "{method} {target} HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let failed = || format!("{} does not answer", self.name());
+        socket.write_all(request.as_bytes()).with_context(failed)?;
+        let mut answer = BufReader::new(socket.take(ANSWER_BYTES_MAX));
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") && head.len() < 1 << 16 {
+            if answer.read_line(&mut head).with_context(failed)? == 0 {
+                return Err(anyhow!("{}", failed()));
+            }
         }
+        let status: u16 = head.split(' ').nth(1).and_then(|status| status.parse().ok()).with_context(failed)?;
+        if status != 200 {
+            let mut text = String::new();
+            answer.read_to_string(&mut text).with_context(failed)?;
+            let problem: Value = serde_json::from_str(&text).with_context(failed)?;
+            let text = |name: &str| problem[name].as_str().unwrap_or_default().to_owned();
+            bail!("the recorder refuses ({status}): {}; {}", text("detail"), text("remedy"));
+        }
+        Ok(answer)
     }
-}
-
-/// Where the recorder that has this store open listens.
-pub(crate) fn address(store: &Path) -> Result<SocketAddr> {
-    let path = store.join(ADDRESS_FILE);
-    let text =
-        std::fs::read_to_string(&path).with_context(|| format!("{} does not say where its API is", path.display()))?;
-    text.trim().parse().with_context(|| format!("{} holds no address", path.display()))
-}
-
-/// Sends a JSON document and gives the one that comes back.
-///
-/// # Errors
-/// No connection, no such answer, or the API's refusal with its remedy.
-pub(crate) fn patch(address: SocketAddr, target: &str, document: &Value) -> Result<Value> {
-    let body = document.to_string();
-    let request = format!(
-        "PATCH {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let answer = exchange(address, request.as_bytes())
-        .with_context(|| format!("the recorder at {address} does not answer: is it running?"))?;
-    let (status, body) =
-        parse(&answer).with_context(|| format!("{address} does not speak HTTP as the recorder does"))?;
-    let document: Value =
-        serde_json::from_slice(body).with_context(|| format!("the answer of {address} is no JSON"))?;
-    if status != 200 {
-        let text = |name: &str| document[name].as_str().unwrap_or_default().to_owned();
-        bail!("the recorder refuses ({status}): {}; {}", text("detail"), text("remedy"));
-    }
-    Ok(document)
-}
-
-fn exchange(address: SocketAddr, request: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut socket = TcpStream::connect_timeout(&address, PATIENCE)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
-    socket.set_write_timeout(Some(PATIENCE))?;
-    socket.write_all(request)?;
-    let mut answer = Vec::new();
-    socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
-    Ok(answer)
-}
-
-/// Status and body of an answer that ends with the connection and is not chunked.
-fn parse(answer: &[u8]) -> Option<(u16, &[u8])> {
-    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
-    let head = std::str::from_utf8(&answer[..end]).ok()?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, &answer[end + 4..]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::TcpListener;
+    use serde_json::json;
+    use std::os::unix::net::UnixListener;
 
-    /// A server for one request, which answers with this; what it was sent comes back.
-    fn answering(answer: &'static [u8]) -> (SocketAddr, std::thread::JoinHandle<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let served = std::thread::spawn(move || {
+    /// Answers one request with this; what it was sent comes back.
+    fn answering(store: &Path, answer: &'static [u8]) -> std::thread::JoinHandle<String> {
+        std::fs::remove_file(socket(store)).ok();
+        let listener = UnixListener::bind(socket(store)).unwrap();
+        std::thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
             let mut asked = vec![0; 4096];
             let length = socket.read(&mut asked).unwrap();
             socket.write_all(answer).unwrap();
             String::from_utf8_lossy(&asked[..length]).into_owned()
-        });
-        (address, served)
+        })
     }
 
     #[test]
     fn an_answer_comes_back_as_json_and_a_refusal_as_its_cause_and_remedy() {
-        let (address, served) = answering(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\n{\"a\": 1}");
-        assert_eq!(patch(address, "/x", &serde_json::json!({"b": "ü"})).unwrap(), serde_json::json!({"a": 1}));
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(directory.path(), "17");
+        let served = answering(directory.path(), b"HTTP/1.0 200 OK\r\ncontent-length: 8\r\n\r\n{\"a\": 1}");
+        assert_eq!(recorder.patch("/x", &json!({"b": "ü"})).unwrap(), json!({"a": 1}));
         let asked = served.join().unwrap();
-        assert!(
-            asked.starts_with("PATCH /x HTTP/1.1\r\n") && asked.ends_with("content-length: 10\r\n\r\n{\"b\":\"ü\"}"),
-            "{asked}"
-        );
+        assert!(asked.starts_with("PATCH /x HTTP/1.0\r\nhost: localhost\r\n"), "{asked}");
+        assert!(asked.ends_with("content-length: 10\r\n\r\n{\"b\":\"ü\"}"), "{asked}");
 
-        let (address, served) =
-            answering(b"HTTP/1.1 503 Busy\r\n\r\n{\"detail\": \"no room\", \"remedy\": \"make some\"}");
-        let error = patch(address, "/x", &Value::Null).unwrap_err().to_string();
+        let refusal = b"HTTP/1.0 503 Busy\r\n\r\n{\"detail\": \"no room\", \"remedy\": \"make some\"}";
+        let served = answering(directory.path(), refusal);
+        let error = recorder.patch("/x", &Value::Null).unwrap_err().to_string();
         assert_eq!(error, "the recorder refuses (503): no room; make some");
         served.join().unwrap();
 
-        let (address, served) = answering(b"SSH-2.0-OpenSSH\r\n");
-        assert!(patch(address, "/x", &Value::Null).unwrap_err().to_string().contains("does not speak HTTP"));
+        for nonsense in [&b"SSH-2.0-OpenSSH\r\n"[..], b"", b"HTTP/1.0 two\r\n\r\n"] {
+            let served = answering(directory.path(), nonsense);
+            assert!(recorder.patch("/x", &Value::Null).unwrap_err().to_string().contains("process 17) does not answer"));
+            served.join().unwrap();
+        }
+        let error = recorder.patch("/x", &Value::Null).unwrap_err().to_string();
+        assert!(error.contains("in use by process 17") && error.contains("control.sock"), "{error}");
+    }
+
+    #[test]
+    fn lines_are_heard_until_the_last_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder::new(directory.path(), "17");
+        let lines = b"HTTP/1.0 200 OK\r\n\r\n{\"progress\": 1}\n{\"progress\": 2}\n{\"done\": 3}\n";
+        let served = answering(directory.path(), lines);
+        let mut heard = Vec::new();
+        let done = recorder.post("/x", &Value::Null, |line| {
+            heard.push(line.clone());
+            line["done"].as_u64()
+        });
+        assert_eq!((done.unwrap(), heard.len()), (3, 3));
         served.join().unwrap();
-        assert!(patch(address, "/x", &Value::Null).unwrap_err().to_string().contains("is it running?"));
+        let served = answering(directory.path(), b"HTTP/1.0 200 OK\r\n\r\n{\"progress\": 1}\n");
+        let broken = recorder.post("/x", &Value::Null, |line| line["done"].as_u64());
+        assert!(broken.unwrap_err().to_string().contains("ended before it was done"));
+        served.join().unwrap();
     }
 }

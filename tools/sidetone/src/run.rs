@@ -1,6 +1,6 @@
 //! `sidetone run`: everything is checked and opened first; only then threads start.
 
-use crate::client::AddressFile;
+use crate::client;
 use crate::config::Config;
 use anyhow::{Context, Result, bail};
 use sidetone_api::{
@@ -48,7 +48,10 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("the control plane's threads cannot be started")?;
-    runtime.block_on(serve(config))
+    let result = runtime.block_on(serve(config));
+    // A backup may be in the middle of a file; the next one goes on where it was.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 async fn serve(config: &Config) -> Result<ExitCode> {
@@ -66,8 +69,10 @@ async fn serve(config: &Config) -> Result<ExitCode> {
     let observed_later = Arc::new(Appliance::new(node, config, Arc::clone(&reader)));
     let registry = prometheus::Registry::new();
     let live: Arc<dyn Live> = observed_later.clone();
-    let listen = ApiConfig { listen: config.api.listen };
-    let api = Api::bind(listen, store.handle.clone(), live, bus, registry.clone()).await?;
+    let api_config = ApiConfig { listen: config.api.listen };
+    let api = Api::bind(api_config, store.handle.clone(), live, bus, registry.clone())
+        .await?
+        .with_control_socket(&client::socket(&config.store.directory));
 
     let mut ports = Vec::new();
     for port in config.ports() {
@@ -101,7 +106,6 @@ async fn serve(config: &Config) -> Result<ExitCode> {
     observed_later.started(engine.observed().clone(), infos);
 
     let address = api.local_address();
-    let address_file = AddressFile::write(&config.store.directory, address);
     tracing::info!(url = %format!("http://{address}/"), "ready");
     let (stop_api, api_stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(api.serve(async move {
@@ -126,7 +130,6 @@ async fn serve(config: &Config) -> Result<ExitCode> {
     let stopped = tokio::task::spawn_blocking(move || engine.stop()).await.context("stopping failed")?;
     drop(stop_api);
     server.await.context("the HTTP server ended by a fault")?;
-    drop(address_file);
     if let Err(error) = stopped {
         tracing::error!(%error, "stopping was not clean");
         return Ok(ExitCode::from(1));

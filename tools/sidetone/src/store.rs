@@ -1,13 +1,18 @@
-//! `sidetone store`: sizes, checks, a new catalog.
+//! `sidetone store`: sizes, checks, a new catalog, backups.
 
+use crate::client::Recorder;
 use crate::output::{print_flat, print_json};
 use crate::recordings::StoreDirectory;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use sidetone_store::{BadPlace, RebuildProgress, Skipped, StoreError, StoreReader, VerifyOptions, VerifyReport};
+use serde_json::{Value, json};
+use sidetone_store::{
+    BackupOptions, BackupProgress, BadPlace, RebuildProgress, Skipped, StoreError, StoreReader, VerifyOptions,
+    VerifyReport,
+};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -46,6 +51,52 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Copy a store to a directory, while it is in use.
+    ///
+    /// The first backup copies everything, further ones to the same directory what has come since. A running recorder is asked
+    /// to do it, and goes on recording. An interrupted backup is finished by the next one.
+    #[command(
+        after_help = "Examples:\n  sidetone store backup /mnt/backup/sidetone\n  sidetone store backup /srv/copy --link   # same disk: takes no space, saves from mistakes and not from the disk"
+    )]
+    Backup(BackupArguments),
+    /// Make a store of a backup.
+    ///
+    /// The new store's directories must be empty or not there. A recorder can be started on it afterwards.
+    #[command(
+        after_help = "Example:\n  sidetone store restore /mnt/backup/sidetone --store /var/lib/sidetone\n  sidetone store restore /mnt/backup/sidetone --store /var/lib/sidetone --volume /mnt/disk1 --volume /mnt/disk2"
+    )]
+    Restore(RestoreArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct BackupArguments {
+    /// Directory of the backup: empty, not there yet, or an earlier backup of this store.
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    #[command(flatten)]
+    store: StoreDirectory,
+    /// Link files that do not change any more instead of copying them; on the same file system only.
+    #[arg(long)]
+    link: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RestoreArguments {
+    /// Directory of the backup.
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// Directory of the new store.
+    #[arg(long, value_name = "NEW")]
+    store: PathBuf,
+    /// Directory of a volume, for each that the store had besides its own directory, in their order.
+    #[arg(long = "volume", value_name = "NEW")]
+    volumes: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -72,6 +123,8 @@ pub(crate) fn store(command: &StoreCommand) -> Result<ExitCode> {
         StoreCommand::Stats { store, json } => stats(&store.directory, *json),
         StoreCommand::Verify(arguments) => verify(arguments),
         StoreCommand::Rebuild { store, json } => rebuild(&store.directory, *json),
+        StoreCommand::Backup(arguments) => backup(arguments),
+        StoreCommand::Restore(arguments) => restore(arguments),
     }
 }
 
@@ -190,6 +243,81 @@ fn rebuild(directory: &Path, json: bool) -> Result<ExitCode> {
         }
     }
     Ok(if damaged_places == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
+    let store = &arguments.store.directory;
+    // The recorder has another working directory.
+    let directory = std::path::absolute(&arguments.directory).context("the backup's directory cannot be found")?;
+    let options = BackupOptions { link: arguments.link };
+    let bar = copy_bar();
+    let mut progress = |done: BackupProgress| show(&bar, &done);
+    let (done, through) = match sidetone_store::backup(store, &directory, &options, &mut progress) {
+        Ok(done) => (done, "the store".to_owned()),
+        Err(StoreError::Locked { path, process }) => {
+            let recorder = Recorder::new(&path, &process);
+            let request = json!({ "directory": directory, "link": arguments.link });
+            let hear = |line: Value| {
+                let numbers = |value: &Value| serde_json::from_value::<BackupProgress>(value.clone());
+                match (line.get("progress"), line.get("done"), line.get("failed")) {
+                    (Some(done), ..) => {
+                        if let Ok(done) = numbers(done) {
+                            progress(done);
+                        }
+                        None
+                    }
+                    (_, Some(done), _) => Some(numbers(done).context("the recorder's answer is no result of a backup")),
+                    (.., Some(failed)) => Some(Err(anyhow::anyhow!("{}", failed.as_str().unwrap_or_default()))),
+                    _ => None,
+                }
+            };
+            (recorder.post("/control/backup", &request, hear)??, recorder.name())
+        }
+        Err(error) => return Err(error.into()),
+    };
+    bar.finish_and_clear();
+    if arguments.json {
+        print_json(&json!({ "directory": directory, "through": through, "result": done }))?;
+    } else {
+        println!("{} holds a backup, made through {through}: {}", directory.display(), copied(&done));
+        if done.volumes_missing > 0 {
+            println!("{} volumes are missing: of them it holds what earlier backups had", done.volumes_missing);
+        }
+    }
+    Ok(if done.volumes_missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
+    let bar = copy_bar();
+    let absolute = |path: &PathBuf| {
+        std::path::absolute(path).with_context(|| format!("{} cannot be found", path.display()))
+    };
+    // The store remembers where its volumes are.
+    let volumes = arguments.volumes.iter().map(absolute).collect::<Result<Vec<_>>>()?;
+    let mut progress = |done: BackupProgress| show(&bar, &done);
+    let done = sidetone_store::restore(&arguments.directory, &arguments.store, &volumes, &mut progress)?;
+    bar.finish_and_clear();
+    if arguments.json {
+        print_json(&json!({ "store": arguments.store, "result": done }))?;
+    } else {
+        println!("{} is a store: {}", arguments.store.display(), copied(&done));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn copied(done: &BackupProgress) -> String {
+    let BackupProgress { files, files_kept, bytes, .. } = done;
+    format!("{files} files, of which {files_kept} were there already; {bytes} bytes of recordings")
+}
+
+fn copy_bar() -> ProgressBar {
+    bar("[{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}")
+}
+
+fn show(bar: &ProgressBar, done: &BackupProgress) {
+    bar.set_length(done.bytes_total);
+    bar.set_position(done.bytes);
+    bar.set_message(format!("{} of {} files", done.files, done.files_total));
 }
 
 /// Shown on a terminal only.

@@ -1,6 +1,6 @@
 //! `sidetone recordings tag`: through the recorder that has the store open, or on the store itself.
 
-use crate::client;
+use crate::client::Recorder;
 use crate::config::Config;
 use crate::output::print_json;
 use crate::recordings::StoreDirectory;
@@ -10,7 +10,6 @@ use serde_json::json;
 use sidetone_model::{Annotations, RecordingId};
 use sidetone_store::{AnnotationChange, Store, StoreError, StoreOptions};
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +58,7 @@ pub(crate) fn tag(arguments: &TagArguments) -> Result<ExitCode> {
     options.create = false;
     let (annotations, through) = match Store::open(directory, &options) {
         Ok(store) => (on_store(store, arguments)?, "the store".to_owned()),
-        Err(StoreError::Locked { path, process }) => through_recorder(arguments, &path, &process)?,
+        Err(StoreError::Locked { path, process }) => through_recorder(arguments, &Recorder::new(&path, &process))?,
         Err(error) => return Err(error.into()),
     };
     if arguments.json {
@@ -73,16 +72,13 @@ pub(crate) fn tag(arguments: &TagArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn through_recorder(arguments: &TagArguments, store: &Path, process: &str) -> Result<(Annotations, String)> {
-    let address = client::address(store).with_context(|| {
-        format!("the store in {} is in use by process {process}: try again when that is done", store.display())
-    })?;
+fn through_recorder(arguments: &TagArguments, recorder: &Recorder) -> Result<(Annotations, String)> {
     let set = arguments.tags.iter().map(|tag| (tag.key.as_str(), Some(tag.value.as_str())));
     let tags: BTreeMap<_, _> = set.chain(arguments.remove.iter().map(|key| (key.as_str(), None))).collect();
     let target = format!("/api/v1/recordings/{}/annotations", arguments.id);
-    let answer = client::patch(address, &target, &json!({ "tags": tags }))?;
+    let answer = recorder.patch(&target, &json!({ "tags": tags }))?;
     let annotations = serde_json::from_value(answer).context("the recorder's answer is no set of annotations")?;
-    Ok((annotations, format!("the recorder at {address} (process {process})")))
+    Ok((annotations, recorder.name()))
 }
 
 /// The store as this process's own, for as long as it takes.

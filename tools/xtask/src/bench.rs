@@ -27,6 +27,8 @@ enum What {
     Catalog,
     /// CPU time of `sidetone replay` per second of a two-way call, and the share of Opus in it.
     Pipeline,
+    /// Time to the first byte of a recording, and what hundreds of players do to recording: two minutes.
+    Playback,
     /// What the store takes, what that costs, how many bytes it writes, how fast it is there again: four minutes.
     Store,
 }
@@ -41,6 +43,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
         What::Capture => "capture",
         What::Catalog => "catalog",
         What::Pipeline => "pipeline",
+        What::Playback => "playback",
         What::Store => "store",
     });
     command.args(&options.arguments);

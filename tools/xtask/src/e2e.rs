@@ -31,7 +31,7 @@ pub(crate) enum Scenario {
     Restart,
     /// The recorder is killed (SIGKILL) in the middle of 100 calls, again and again
     Killed,
-    /// Disks fill up, become read-only, fail, vanish and come back in the middle of calls
+    /// Disks fill up, become read-only, fail and come back in the middle of calls
     Faults,
 }
 

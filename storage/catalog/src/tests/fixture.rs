@@ -171,7 +171,7 @@ pub(super) fn any_recording(numbers: std::ops::Range<u8>, times: std::ops::Range
         move || prop_oneof![3 => times.clone().prop_map(CaptureTime), 1 => any::<u64>().prop_map(CaptureTime)]
     };
     let gap = (time(), option(time()), "[a-z ]{0,9}").prop_map(|(from, to, reason)| Gap { from, to, reason });
-    let leg = (("sip|sccp", "[0-9a-f]{32}@pbx|[A-Z-]{3}"), (time(), option(time()), option(time())), 0usize..10);
+    let leg = (("sip|sccp", "[0-9a-f]{32}@pbx|[A-C]{2}"), (time(), option(time()), option(time())), 0usize..10);
     let leg = leg.prop_map(|((protocol, call_id), (started_at, answered_at, ended_at), reason)| Leg {
         protocol,
         call_id,

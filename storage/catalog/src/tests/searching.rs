@@ -110,7 +110,7 @@ fn filters() -> impl Strategy<Value = Filter> {
         1 => number(),
         1 => name(),
         2 => "( |ohm|Anna|łu|ZO|i̇|ωμ|a|an|[a-c]{3,5}|[a-c]{60,66}|-|\\.0\\.|192\\.0|2001:)",
-        1 => "(sip|box|[0-9a-f]{2}|PBX)",
+        1 => "(sip|box|[0-9a-f]{2}|PBX|[A-C]{2})",
         1 => Just(String::new()),
     ];
     let text = (field, part, 0usize..5).prop_map(|(field, part, how)| {

@@ -51,7 +51,7 @@ impl Keeper {
     pub(super) fn fill_in(&mut self, pending: &[Pending], now: CaptureTime) -> Result<bool, StoreError> {
         let due = self.backfill.back.iter().find(|(_, from)| now >= **from).map(|(&volume, _)| volume);
         let Some(volume) = due else { return Ok(false) };
-        if !self.shared.volume(volume).is_some_and(|volume| volume.fault() == VolumeState::Ok) {
+        if self.shared.volume(volume).is_none_or(|volume| volume.fault() != VolumeState::Ok) {
             // Away again.
             self.backfill.back.remove(&volume);
             return Ok(false);

@@ -114,7 +114,7 @@ impl Told {
             pauses: Vec::new(),
             legs: Vec::new(),
             parties: Vec::new(),
-            tracks: if id.0.as_u128() % 2 == 0 { vec![track(0), track(1)] } else { Vec::new() },
+            tracks: if id.0.as_u128().is_multiple_of(2) { vec![track(0), track(1)] } else { Vec::new() },
             annotations: Default::default(),
             proof: None,
         };

@@ -265,9 +265,9 @@ impl World {
             if back || is_made && self.random.chance(150) {
                 note!(self, "volume {} is {}", last.display(), if back { "back" } else { "away" });
                 if back {
-                    self.disk.mount(last)
+                    self.disk.mount(last);
                 } else {
-                    self.disk.unmount(last)
+                    self.disk.unmount(last);
                 }
                 self.is_missing = !back;
                 self.report.missing += u64::from(!back);

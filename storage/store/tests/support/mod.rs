@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
-pub fn options() -> StoreOptions {
+pub(crate) fn options() -> StoreOptions {
     let mut options = StoreOptions::new(NodeName("box-1".into()));
     options.journal =
         JournalConfig { file_bytes: 4 << 20, buffer_bytes: 2 << 20, block_bytes: 64 << 10, direct_io: true };
@@ -25,48 +25,48 @@ pub fn options() -> StoreOptions {
 }
 
 /// A store whose parts all run in the test's thread.
-pub struct Opened {
-    pub writer: StoreWriter,
-    pub keeper: Keeper,
-    pub reader: Arc<StoreReader>,
-    pub handle: StoreHandle,
+pub(crate) struct Opened {
+    pub(crate) writer: StoreWriter,
+    pub(crate) keeper: Keeper,
+    pub(crate) reader: Arc<StoreReader>,
+    pub(crate) handle: StoreHandle,
 }
 
-pub fn open(directory: &Path) -> Opened {
+pub(crate) fn open(directory: &Path) -> Opened {
     open_with(directory, &options())
 }
 
-pub fn open_with(directory: &Path, options: &StoreOptions) -> Opened {
+pub(crate) fn open_with(directory: &Path, options: &StoreOptions) -> Opened {
     let Store { writer, keeper, reader, handle } = Store::open(directory, options).unwrap();
     Opened { writer, keeper, reader, handle }
 }
 
 impl Opened {
     /// Everything appended is durable, and in the catalog.
-    pub fn flush(&mut self) -> Durable {
+    pub(crate) fn flush(&mut self) -> Durable {
         let durable = self.writer.flush().unwrap();
         self.keeper.step();
         durable
     }
 
     /// Until the keeper has nothing to do: everything that can be is sealed.
-    pub fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..50 {
             self.flush();
         }
     }
 
-    pub fn close(self) {
+    pub(crate) fn close(self) {
         let Self { writer, keeper, .. } = self;
         keeper.close(writer).unwrap();
     }
 }
 
-pub fn id(number: u128) -> RecordingId {
+pub(crate) fn id(number: u128) -> RecordingId {
     RecordingId(Uuid::from_u128(number))
 }
 
-pub fn recording(number: u128, state: RecordingState) -> Recording {
+pub(crate) fn recording(number: u128, state: RecordingState) -> Recording {
     Recording {
         schema: SCHEMA_VERSION,
         annotations: Default::default(),
@@ -97,11 +97,11 @@ pub fn recording(number: u128, state: RecordingState) -> Recording {
     }
 }
 
-pub fn fact(recording: Recording, resume: Option<u64>) -> Fact {
+pub(crate) fn fact(recording: Recording, resume: Option<u64>) -> Fact {
     Fact::Recording { recording: Arc::new(recording), resume: resume.map(serde_json::Value::from) }
 }
 
-pub fn header(recording: u128, first_tick: u64) -> ChunkHeader {
+pub(crate) fn header(recording: u128, first_tick: u64) -> ChunkHeader {
     ChunkHeader {
         recording: id(recording),
         track: TrackId(0),

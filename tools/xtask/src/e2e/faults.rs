@@ -1,4 +1,4 @@
-//! Disks fill up, become read-only, fail, vanish and come back under running calls.
+//! Disks fill up, become read-only, fail, are taken away and come back under running calls.
 //!
 //! First on the second of two volumes: the other takes over, and not a packet may be missing in the end. Then on the only one: what is
 //! refused and what is lost is counted, to the packet, in the recordings that it belongs to; and when there is room again,
@@ -79,12 +79,8 @@ impl<'a> Traffic<'a> {
 }
 
 fn second_volume(environment: &Environment<'_>, run: &Path, checks: &mut Checks) -> Result<()> {
-    let faults: [(&str, &[&str]); 4] = [
-        ("full", &["no_new", "reserve", "full"]),
-        ("read-only", &["failed"]),
-        ("shut down", &["failed"]),
-        ("torn away", &["missing", "failed"]),
-    ];
+    let faults: [(&str, &[&str]); 3] =
+        [("full", &["no_new", "reserve", "full"]), ("read-only", &["failed"]), ("shut down", &["failed"])];
     let seconds = 10 + FAULT.as_secs() + faults.len() as u64 * (FAULT + NOTICED / 3 + REST).as_secs();
     let traffic = Traffic::new(environment, run, seconds)?;
     // As large as what the other volume has free, so that recordings go to both; hardly anything of it is ever written.
@@ -106,8 +102,7 @@ fn second_volume(environment: &Environment<'_>, run: &Path, checks: &mut Checks)
         match fault {
             "full" => disk.fill(0)?,
             "read-only" => disk.make_read_only()?,
-            "shut down" => disk.shut_down(InFlight::Lost)?,
-            _ => disk.detach()?,
+            _ => disk.shut_down(InFlight::Lost)?,
         }
         expect_state(&recorder, "1", states, fault, checks)?;
         let noticed = began.elapsed();
@@ -158,7 +153,7 @@ fn second_volume(environment: &Environment<'_>, run: &Path, checks: &mut Checks)
             });
         }
     }
-    println!("  {count} recordings over four faults, {missing} packets missing");
+    println!("  {count} recordings over three faults, {missing} packets missing");
     recorder.stop()?;
     store::check_undamaged(environment, &store, checks)
 }
