@@ -55,8 +55,18 @@ pub(super) fn check_undamaged(environment: &Environment<'_>, store: &Path, check
         }
     };
     let report: Value = serde_json::from_str(&text).context("`store verify --json` printed no JSON")?;
-    println!("  store verify: {}", text.trim().chars().take(300).collect::<String>());
-    let bad = report["bad"].as_array().map_or(0, Vec::len);
-    checks.expect(bad == 0, || format!("the store has {bad} bad places: {}", report["bad"]));
+    let count = |name: &str| report[name].as_u64().with_context(|| format!("`store verify` tells no `{name}`: {text}"));
+    println!(
+        "  store verify: {} chunks, {} facts, {} runs, {} recordings, {} damaged places",
+        count("chunks")?,
+        count("facts")?,
+        count("runs")?,
+        count("recordings")?,
+        count("bad_places")?
+    );
+    checks.expect(count("bad_places")? == 0, || format!("the store is damaged: {}", report["bad"]));
+    checks.expect(count("chunks")? > 0 && count("recordings")? > 0, || "the store is empty".to_owned());
+    let skipped = report["skipped"].as_array().map_or(0, Vec::len);
+    checks.expect(skipped == 0, || format!("not checked: {}", report["skipped"]));
     Ok(())
 }
