@@ -3,12 +3,11 @@
 
 use crate::assemble::{Parts, Setup, assemble};
 use crate::counters::{DropReason, Kept, PacketEnd};
-use crate::keep;
 use serde::Serialize;
 use sidetone_calls::UnclaimedStream;
 use sidetone_capture::{CaptureError, CaptureFile, FrameSource};
 use sidetone_model::CaptureTime;
-use sidetone_store::{Store, StoreError};
+use sidetone_store::StoreWriter;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -45,25 +44,21 @@ pub struct PacketSummary {
 pub enum ReplayError {
     #[error(transparent)]
     Capture(#[from] CaptureError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
     #[error(
         "the store could not be written ({errors} failed operations; the log has the first): there is no room, or its disk fails"
     )]
     NotWritten { errors: u64 },
 }
 
-/// Runs a capture file through the data plane into a store, which it gives back. `progress` hears the bytes read so far.
+/// Runs a capture file through the data plane into the store. `progress` hears the bytes read so far.
 pub fn replay(
     setup: &Setup,
     mut source: CaptureFile,
-    store: Store,
+    store: StoreWriter,
     progress: &mut dyn FnMut(u64),
-) -> Result<(ReplaySummary, Store), ReplayError> {
-    let (writer, mut keeper, reader, handle) = store.split();
+) -> Result<(ReplaySummary, StoreWriter), ReplayError> {
     let Parts { mut receivers, mut call, mut encoders, mut writer, observed } =
-        assemble(setup, 1, 1, writer, Vec::new());
-    keep::watch(&mut keeper, &reader, &observed.room, &setup.events)?;
+        assemble(setup, 1, 1, store, Vec::new());
     let receiver = &mut receivers[0];
     let encoder = &mut encoders[0];
     let mut now = CaptureTime::ZERO;
@@ -80,14 +75,13 @@ pub fn replay(
             if now.since(encoded_at) >= ENCODE_INTERVAL || now < encoded_at || receiver.encoder_ring_fill() > 0.5 {
                 encoded_at = now;
                 while encoder.step() {}
-                writer.take(now);
+                writer.step();
             }
         });
         progress(source.position());
         if observed.writer.chunks.get() - flushed_chunks >= CHUNKS_PER_FLUSH {
             flushed_chunks = observed.writer.chunks.get();
-            writer.flush(now);
-            while keeper.step() {}
+            writer.flush();
         }
         match received {
             Ok(_) => {}
@@ -115,13 +109,12 @@ pub fn replay(
         if flows_left && now.since(end) > Duration::from_secs(1) {
             flows_left = !receiver.forget_all();
         }
-        writer.take(now);
+        writer.step();
     }
     encoder.flush_all();
     call.publish_statistics();
-    writer.take(now);
-    writer.flush(now);
-    while keeper.step() {}
+    writer.step();
+    writer.flush();
 
     let statistics = call.tracker().statistics();
     let receive = &observed.receive[0];
@@ -148,12 +141,12 @@ pub fn replay(
     };
     assert!(receive.unaccounted() == 0, "every frame of a replay has exactly one end");
     let errors = observed.writer.errors.get();
-    let (writer, facts) = writer.into_store();
+    let (store, facts) = writer.into_store();
     if facts > 0 || observed.writer.lost_packets.get() > 0 || observed.writer.is_failing() {
         return Err(ReplayError::NotWritten { errors });
     }
     match fault {
         Some(error) => Err(error.into()),
-        None => Ok((summary, Store { writer, keeper, reader, handle })),
+        None => Ok((summary, store)),
     }
 }
