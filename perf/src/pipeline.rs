@@ -129,7 +129,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn replay_once(capture: &Path, store: &Path, track: &TrackConfig) -> Result<()> {
     let node = NodeName("perf".into());
-    let (writer, reader) = Store::open(store, &StoreOptions::new(node.clone()))?.split();
+    let store = Store::open(store, &StoreOptions::new(node.clone()))?;
     let setup = Setup {
         engine: EngineConfig::default(),
         sip: SipConfig::default(),
@@ -138,10 +138,9 @@ fn replay_once(capture: &Path, store: &Path, track: &TrackConfig) -> Result<()> 
         track: track.clone(),
         events: Arc::new(|_| {}),
     };
-    let (summary, writer) = replay(&setup, CaptureFile::open(capture)?, writer, &mut |_| {})?;
+    let (summary, store) = replay(&setup, CaptureFile::open(capture)?, store, &mut |_| {})?;
     anyhow::ensure!(summary.calls_seen > 0, "the replay saw no call");
-    drop((writer, reader));
-    Ok(())
+    Ok(store.keeper.close(store.writer)?)
 }
 
 /// As many frames through Opus as the replay encodes, by as many encoders, several frames of one at a go.
@@ -187,7 +186,7 @@ fn peak_of(capture: &Path) -> Result<f64> {
 }
 
 /// Highest resident set so far.
-fn peak_resident_kib() -> Result<f64> {
+pub(crate) fn peak_resident_kib() -> Result<f64> {
     let pid = Pid::as_raw(Some(rustix::process::getpid()));
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("the kernel tells no VmHWM")?;

@@ -7,7 +7,8 @@
 mod support;
 
 use sidetone_api::Event;
-use sidetone_model::{CaptureTime, Recording, RecordingState};
+use sidetone_model::{CaptureTime, Hold, Recording, RecordingState};
+use sidetone_store::{AnnotationChange, VolumeState};
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +31,7 @@ fn main() {
     let kept: Vec<Recording> = (0..24).map(|number| sample(now, number)).collect();
     let mut server = support::Server::start_at(listen, &kept);
     println!("http://{}", server.address);
+    dress_up(&server, &kept);
 
     let done = Arc::new(AtomicBool::new(false));
     let (told, events, stop) = (Arc::clone(&server.told), server.events.clone(), Arc::clone(&done));
@@ -57,6 +59,25 @@ fn main() {
     done.store(true, Ordering::Relaxed);
     beat.join().expect("the thread that makes events");
     server.stop();
+}
+
+/// Volumes, of which one runs out of space, and annotations on some recordings.
+fn dress_up(server: &support::Server, kept: &[Recording]) {
+    *server.told.volumes.lock().unwrap() = vec![
+        support::volume(0, "/var/lib/sidetone", VolumeState::Ok, 2_911_000_000_000),
+        support::volume(1, "/mnt/archive", VolumeState::Low, 391_000_000_000),
+        support::volume(2, "/mnt/usb", VolumeState::Missing, 0),
+    ];
+    for recording in kept.iter().step_by(3) {
+        let tags = [("customer", "Nordwind GmbH"), ("case", "2026/4711"), ("checked", "")];
+        let mut change = AnnotationChange::default();
+        change.set_tags.extend(tags.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        if recording.id == kept[3].id {
+            let reason = "Court order 5 O 17/26".to_owned();
+            change.hold = Some(Some(Hold { reason, by: "A. Schäfer".into(), at: recording.started_at }));
+        }
+        server.store.annotate(recording.id, &change).expect("the store can be written");
+    }
 }
 
 /// The newest is the shortest; every ninth has a gap, every sixth lost packets in the network.

@@ -9,7 +9,9 @@ use crate::routes::AppState;
 use axum::extract::State;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use sidetone_model::Recording;
+use serde::Serialize;
+use sidetone_model::{Annotations, CaptureTime, Recording, RecordingId, TrackId};
+use sidetone_store::VolumeState;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +28,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// What a browser is told to wait before it connects again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Something happened to a recording. The document travels along as it stood then.
+/// Something happened. Of a call or recording the document travels along as it stood then.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A call is being recorded.
@@ -37,6 +39,60 @@ pub enum Event {
     CallEnded(Arc<Recording>),
     /// The recording is closed and durable: `complete` or `incomplete`.
     RecordingCompleted(Arc<Recording>),
+    /// Somebody changed its tags or its hold.
+    RecordingAnnotated { recording: RecordingId, annotations: Annotations },
+    /// Stored audio could not be read when somebody played it; it was silent.
+    RecordingDamaged { recording: RecordingId, gaps: Vec<AudioGap> },
+    /// A volume of the store takes less than before, or more again.
+    VolumeChanged(VolumeChange),
+    /// Something else happened to the store that an operator should know.
+    StoreAlert(StoreAlert),
+}
+
+/// A volume's state is another one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct VolumeChange {
+    pub volume: u8,
+    pub directory: String,
+    pub state: VolumeState,
+    pub previous_state: VolumeState,
+}
+
+/// In words, and of a kind that programs can tell.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct StoreAlert {
+    pub kind: StoreAlertKind,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreAlertKind {
+    CatalogFailing,
+    CatalogRecovered,
+    JournalDamaged,
+    AudioDamaged,
+}
+
+/// Stored audio that cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+pub struct AudioGap {
+    pub track: TrackId,
+    pub from: CaptureTime,
+    pub to: CaptureTime,
+    pub reason: String,
+}
+
+#[derive(Serialize)]
+struct Annotated<'a> {
+    recording: RecordingId,
+    annotations: &'a Annotations,
+}
+
+#[derive(Serialize)]
+struct Damaged<'a> {
+    recording: RecordingId,
+    gaps: &'a [AudioGap],
 }
 
 impl Event {
@@ -47,15 +103,28 @@ impl Event {
             Self::CallUpdated(_) => "call.updated",
             Self::CallEnded(_) => "call.ended",
             Self::RecordingCompleted(_) => "recording.completed",
+            Self::RecordingAnnotated { .. } => "recording.annotated",
+            Self::RecordingDamaged { .. } => "recording.damaged",
+            Self::VolumeChanged(_) => "volume.changed",
+            Self::StoreAlert(_) => "store.alert",
         }
     }
 
-    pub fn recording(&self) -> &Arc<Recording> {
+    /// The data on the wire: JSON in one line.
+    fn data(&self) -> serde_json::Result<String> {
         match self {
             Self::CallStarted(recording)
             | Self::CallUpdated(recording)
             | Self::CallEnded(recording)
-            | Self::RecordingCompleted(recording) => recording,
+            | Self::RecordingCompleted(recording) => serde_json::to_string(recording),
+            Self::RecordingAnnotated { recording, annotations } => {
+                serde_json::to_string(&Annotated { recording: *recording, annotations })
+            }
+            Self::RecordingDamaged { recording, gaps } => {
+                serde_json::to_string(&Damaged { recording: *recording, gaps })
+            }
+            Self::VolumeChanged(change) => serde_json::to_string(change),
+            Self::StoreAlert(alert) => serde_json::to_string(alert),
         }
     }
 }
@@ -90,7 +159,9 @@ impl Default for EventBus {
 }
 
 /// Server-sent events: `call.started`, `call.updated`, `call.ended` and `recording.completed`, each with the recording
-/// document as data; `lagged` with `{"missed": n}` when this client read too slowly and `n` events were dropped: read
+/// document as data (without its annotations); `recording.annotated` and `recording.damaged` with the recording's `id` in
+/// `recording` and its `annotations` or the `gaps` found; `volume.changed` with a volume's new state; `store.alert` with what
+/// else an operator should know of the store; `lagged` with `{"missed": n}` when this client read too slowly and `n` events were dropped: read
 /// the lists again. A comment every 15 s keeps the connection open. Events are not numbered and not kept:
 /// `Last-Event-ID` is ignored; subscribe first, then read `/api/v1/calls`.
 #[utoipa::path(
@@ -128,9 +199,9 @@ pub(crate) async fn events(
                 () = to_client.closed() => break,
                 _ = stopping.wait_for(|stopping| *stopping) => break,
                 received = subscription.recv() => match received {
-                    Ok(event) => match serde_json::to_string(event.recording()) {
-                        Ok(document) => next = Some(sse::Event::default().event(event.name()).data(document)),
-                        Err(error) => tracing::error!(%error, "a recording document cannot be written as JSON"),
+                    Ok(event) => match event.data() {
+                        Ok(data) => next = Some(sse::Event::default().event(event.name()).data(data)),
+                        Err(error) => tracing::error!(%error, event = event.name(), "an event cannot be written as JSON"),
                     },
                     Err(RecvError::Lagged(missed)) => {
                         lagged_total.inc_by(missed);

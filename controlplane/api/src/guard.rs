@@ -49,9 +49,11 @@ pub(crate) async fn guard(request: Request, next: Next) -> Response {
 fn admit(request: &Request<Body>) -> Result<(), Problem> {
     check_host(request)?;
     check_fetch_metadata(request.method(), request.headers())?;
-    // Nothing here takes a body. One that is announced is not read, and the connection ends after the answer.
-    if !request.body().is_end_stream() {
-        return Err(Problem::new(ProblemKind::InvalidRequest, "this API takes no request body").remedy("send none"));
+    // Only what changes something has a body. Another one that is announced is not read, and the connection ends after the answer.
+    let changes = [Method::PATCH, Method::POST].contains(request.method());
+    if !changes && !request.body().is_end_stream() {
+        let detail = format!("{} takes no request body here", request.method());
+        return Err(Problem::new(ProblemKind::InvalidRequest, detail).remedy("send none"));
     }
     Ok(())
 }

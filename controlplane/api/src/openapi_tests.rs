@@ -3,6 +3,7 @@
 use crate::routes::openapi_document;
 use crate::sample::recording;
 use serde_json::Value;
+use sidetone_model::{CaptureTime, Hold, MerkleRoot, Proof, Retention};
 use std::collections::BTreeSet;
 
 fn document() -> Value {
@@ -26,6 +27,11 @@ fn resolved<'a>(document: &'a Value, schema: &'a Value) -> &'a Value {
 fn check(document: &Value, schema: &Value, value: &Value, at: &str) {
     let schema = resolved(document, schema);
     match value {
+        Value::Object(fields) if schema["additionalProperties"].is_object() => {
+            for (name, field) in fields {
+                check(document, &schema["additionalProperties"], field, &format!("{at}.{name}"));
+            }
+        }
         Value::Object(fields) => {
             let described: BTreeSet<_> =
                 schema["properties"].as_object().unwrap_or_else(|| panic!("{at}: {schema}")).keys().collect();
@@ -67,7 +73,20 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str) {
 fn the_recording_schema_describes_the_recording_document() {
     let document = document();
     let schema = &document["components"]["schemas"]["Recording"];
-    check(&document, schema, &serde_json::to_value(recording(1)).unwrap(), "recording");
+    let mut recording = recording(1);
+    recording.annotations.tags.insert("case".into(), "17".into());
+    recording.annotations.hold = Some(Hold { reason: "court".into(), by: "Ada".into(), at: CaptureTime(5) });
+    recording.annotations.retention = Some(Retention { class: "long".into(), expires_at: Some(CaptureTime(9)) });
+    recording.proof = Some(Proof { chunks: 7, bytes: 8, merkle_root: MerkleRoot([1; 32]) });
+    check(&document, schema, &serde_json::to_value(recording).unwrap(), "recording");
+}
+
+/// Method, path and description of each operation.
+fn operations(document: &Value) -> impl Iterator<Item = (&String, &String, &Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    paths.iter().flat_map(|(path, item)| {
+        item.as_object().unwrap().iter().map(move |(method, operation)| (method, path, operation))
+    })
 }
 
 #[test]
@@ -75,11 +94,13 @@ fn every_address_of_the_manual_is_described_and_the_other_way_round() {
     let manual = include_str!("../../../docs/api.md");
     let in_manual: BTreeSet<_> = manual
         .lines()
-        .filter_map(|line| line.strip_prefix("### `GET ")?.split('`').next())
+        .filter_map(|line| line.strip_prefix("### `")?.split('`').next())
+        .filter(|heading| heading.contains(' '))
         .map(str::to_owned)
         .collect();
     let document = document();
-    let described: BTreeSet<_> = document["paths"].as_object().unwrap().keys().cloned().collect();
+    let described: BTreeSet<_> =
+        operations(&document).map(|(method, path, _)| format!("{} {path}", method.to_uppercase())).collect();
     assert_eq!(in_manual, described);
     assert!(described.len() >= 10, "{described:?}");
 }
@@ -88,8 +109,8 @@ fn every_address_of_the_manual_is_described_and_the_other_way_round() {
 fn every_query_parameter_is_in_the_manual() {
     let manual = include_str!("../../../docs/api.md");
     let document = document();
-    for (path, item) in document["paths"].as_object().unwrap() {
-        for parameter in item["get"]["parameters"].as_array().into_iter().flatten() {
+    for (_, path, operation) in operations(&document) {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
             let name = parameter["name"].as_str().unwrap();
             assert!(manual.contains(&format!("`{name}`")), "{path}: `{name}` is not in docs/api.md");
         }
@@ -99,12 +120,10 @@ fn every_query_parameter_is_in_the_manual() {
 #[test]
 fn every_operation_says_what_it_does_and_how_it_is_refused() {
     let document = document();
-    for (path, item) in document["paths"].as_object().unwrap() {
-        assert!(
-            item["get"]["summary"].as_str().or(item["get"]["description"].as_str()).is_some_and(|text| text.len() > 10),
-            "{path}"
-        );
-        assert!(item["get"]["responses"]["200"].is_object(), "{path}");
+    for (method, path, operation) in operations(&document) {
+        let said = operation["summary"].as_str().or(operation["description"].as_str());
+        assert!(said.is_some_and(|text| text.len() > 10), "{method} {path}");
+        assert!(operation["responses"]["200"].is_object(), "{method} {path}");
     }
     // Every reference in the document leads somewhere.
     fn references<'a>(value: &'a Value, found: &mut Vec<&'a str>) {

@@ -12,7 +12,7 @@ const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// Address, media type and content of each file.
-const FILES: [(&str, &str, &str); 9] = [
+const FILES: [(&str, &str, &str); 10] = [
     ("/", HTML, include_str!("../web/index.html")),
     ("/page/style.css", "text/css; charset=utf-8", include_str!("../web/style.css")),
     ("/page/icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
@@ -20,6 +20,7 @@ const FILES: [(&str, &str, &str); 9] = [
     ("/page/calls.js", SCRIPT, include_str!("../web/calls.js")),
     ("/page/recordings.js", SCRIPT, include_str!("../web/recordings.js")),
     ("/page/detail.js", SCRIPT, include_str!("../web/detail.js")),
+    ("/page/annotations.js", SCRIPT, include_str!("../web/annotations.js")),
     ("/page/player.js", SCRIPT, include_str!("../web/player.js")),
     ("/page/format.js", SCRIPT, include_str!("../web/format.js")),
 ];

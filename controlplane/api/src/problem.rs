@@ -28,6 +28,9 @@ pub(crate) enum ProblemKind {
     InvalidParameter,
     InvalidIdentifier,
     InvalidRequest,
+    InvalidAnnotation,
+    TooLarge,
+    MediaType,
     ForeignHost,
     CrossSite,
     NotFound,
@@ -37,6 +40,8 @@ pub(crate) enum ProblemKind {
     RangeNotSatisfiable,
     Busy,
     NotReady,
+    NotWritable,
+    Unconfirmed,
     Storage,
     Internal,
 }
@@ -47,6 +52,9 @@ impl ProblemKind {
             Self::InvalidParameter => "invalid-parameter",
             Self::InvalidIdentifier => "invalid-identifier",
             Self::InvalidRequest => "invalid-request",
+            Self::InvalidAnnotation => "invalid-annotation",
+            Self::TooLarge => "too-large",
+            Self::MediaType => "media-type",
             Self::ForeignHost => "foreign-host",
             Self::CrossSite => "cross-site",
             Self::NotFound => "not-found",
@@ -56,6 +64,8 @@ impl ProblemKind {
             Self::RangeNotSatisfiable => "range-not-satisfiable",
             Self::Busy => "busy",
             Self::NotReady => "not-ready",
+            Self::NotWritable => "not-writable",
+            Self::Unconfirmed => "unconfirmed",
             Self::Storage => "storage",
             Self::Internal => "internal",
         }
@@ -66,6 +76,9 @@ impl ProblemKind {
             Self::InvalidParameter => "A query parameter cannot be used",
             Self::InvalidIdentifier => "The identifier is not one",
             Self::InvalidRequest => "The request cannot be used",
+            Self::InvalidAnnotation => "Such an annotation is not possible",
+            Self::TooLarge => "The request is too large",
+            Self::MediaType => "The request is of another media type",
             Self::ForeignHost => "This server does not answer to that name",
             Self::CrossSite => "Requests from other web sites are refused",
             Self::NotFound => "There is nothing at this address",
@@ -75,6 +88,8 @@ impl ProblemKind {
             Self::RangeNotSatisfiable => "The range lies outside of the file",
             Self::Busy => "Too many clients",
             Self::NotReady => "Not recording",
+            Self::NotWritable => "The store cannot be written",
+            Self::Unconfirmed => "It is not known whether the change was made",
             Self::Storage => "The store cannot be read",
             Self::Internal => "An error of the server",
         }
@@ -83,12 +98,16 @@ impl ProblemKind {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::InvalidParameter | Self::InvalidIdentifier | Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::InvalidAnnotation => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::ForeignHost => StatusCode::MISDIRECTED_REQUEST,
             Self::CrossSite => StatusCode::FORBIDDEN,
             Self::NotFound | Self::NoSuchRecording | Self::NoAudio => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RangeNotSatisfiable => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Busy | Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::NotReady | Self::NotWritable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unconfirmed => StatusCode::GATEWAY_TIMEOUT,
             Self::Storage | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -156,7 +175,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if self.kind == ProblemKind::Busy {
+        if self.kind.status() == StatusCode::SERVICE_UNAVAILABLE && self.kind != ProblemKind::NotReady {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
         }
         response

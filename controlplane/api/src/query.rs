@@ -2,6 +2,7 @@
 
 use crate::problem::{Problem, ProblemKind};
 use axum::extract::{FromRequestParts, Query};
+use axum::http::Uri;
 use axum::http::request::Parts;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -19,10 +20,33 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Parameters<T> 
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        match Query::<T>::try_from_uri(&parts.uri) {
-            Ok(Query(parameters)) => Ok(Self(parameters)),
-            Err(rejection) => Err(refusal(&rejection)),
-        }
+        Ok(Self(parse(&parts.uri)?))
+    }
+}
+
+/// The same, with all values of the parameter `tag`, which may be there several times.
+pub(crate) struct Repeated<T>(pub(crate) Vec<String>, pub(crate) Parameters<T>);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Repeated<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        // Serde takes each parameter once: it sees the first tag and refuses what is not known.
+        let pairs = parts.uri.query().unwrap_or_default().split('&');
+        let (tags, mut others): (Vec<&str>, Vec<&str>) = pairs.partition(|pair| pair.split('=').next() == Some("tag"));
+        others.extend(tags.first());
+        let with = |pairs: &[&str]| format!("/?{}", pairs.join("&")).parse::<Uri>();
+        let (tags, others) = (with(&tags), with(&others));
+        let tags: Vec<(String, String)> = parse(&tags.map_err(|error| Problem::internal(&error))?)?;
+        let others = parse(&others.map_err(|error| Problem::internal(&error))?)?;
+        Ok(Self(tags.into_iter().map(|(_, value)| value).collect(), Parameters(others)))
+    }
+}
+
+fn parse<T: DeserializeOwned>(uri: &Uri) -> Result<T, Problem> {
+    match Query::<T>::try_from_uri(uri) {
+        Ok(Query(parameters)) => Ok(parameters),
+        Err(rejection) => Err(refusal(&rejection)),
     }
 }
 

@@ -1,12 +1,13 @@
-//! Files that were read lately, kept open: a player asks for many ranges of one file, and opening a long one means reading
-//! all of it to learn where its pages begin.
+//! Files that were read lately, kept open: a player asks for many ranges of one file, and opening one means to learn of every
+//! block where it begins.
 //!
 //! Constraints: at most [`KEPT_MAX`] files of at most a few hundred kilobytes each, for [`KEPT_FOR`]; only of recordings that
 //! are over, and only as long as their document is the very same. A file is lent to one reader at a time; another
 //! reader of the same file opens it anew.
 
+use crate::events::{AudioGap, Event, EventBus};
 use sidetone_model::{Recording, RecordingId, RecordingState};
-use sidetone_playback::{Channels, Format, PlaybackError, Rendition};
+use sidetone_playback::{Channels, Format, Lost, PlaybackError, Rendition};
 use sidetone_store::StoreReader;
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -16,9 +17,14 @@ use std::time::{Duration, Instant};
 const KEPT_MAX: usize = 8;
 const KEPT_FOR: Duration = Duration::from_secs(60);
 
-/// The files kept open, oldest first; clones are the same.
-#[derive(Clone, Default)]
-pub(crate) struct Renditions(Arc<Mutex<VecDeque<Kept>>>);
+/// The files kept open; clones are the same.
+#[derive(Clone)]
+pub(crate) struct Renditions {
+    /// Oldest first.
+    kept: Arc<Mutex<VecDeque<Kept>>>,
+    /// Where it is told that audio was lost on the disk.
+    events: EventBus,
+}
 
 struct Kept {
     file: File,
@@ -31,6 +37,8 @@ struct File {
     format: Format,
     channels: Channels,
     rendition: Rendition,
+    /// So many pieces of audio that cannot be read were told.
+    lost_told: usize,
 }
 
 /// A rendition on loan, given back when it is dropped.
@@ -41,6 +49,10 @@ pub(crate) struct Loan {
 }
 
 impl Renditions {
+    pub(crate) fn new(events: EventBus) -> Self {
+        Self { kept: Arc::default(), events }
+    }
+
     /// Takes the file if it is kept, else opens it. Blocks on the store.
     pub(crate) fn open(
         &self,
@@ -56,14 +68,15 @@ impl Renditions {
         let file = match self.take(&document, format, channels) {
             Some(file) => file,
             None => {
-                File { rendition: Rendition::open(reader, recording, format, channels)?, document, format, channels }
+                let rendition = Rendition::open(reader, recording, format, channels)?;
+                File { rendition, document, format, channels, lost_told: 0 }
             }
         };
         Ok(Loan { file: Some(file), place: self.clone() })
     }
 
     fn take(&self, document: &Recording, format: Format, channels: Channels) -> Option<File> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         kept.retain(|kept| now - kept.since < KEPT_FOR);
         let same = |kept: &Kept| {
@@ -72,6 +85,28 @@ impl Renditions {
         let index = kept.iter().position(same)?;
         kept.remove(index).map(|kept| kept.file)
     }
+}
+
+impl File {
+    /// Tells of audio that could not be read, when there is more of it than before.
+    fn tell_lost(&mut self, events: &EventBus) {
+        let gaps: Vec<AudioGap> = self.rendition.lost().map(gap).collect();
+        if gaps.len() > self.lost_told {
+            let recording = self.document.id;
+            let first = &gaps[0];
+            tracing::warn!(
+                %recording, gaps = gaps.len(), track = first.track.0, from = %first.from, reason = first.reason,
+                "stored audio cannot be read and was played as silence"
+            );
+            self.lost_told = gaps.len();
+            events.publish(Event::RecordingDamaged { recording, gaps });
+        }
+    }
+}
+
+fn gap(lost: &Lost) -> AudioGap {
+    let Lost { track, ticks, reason } = lost;
+    AudioGap { track: *track, from: ticks.start.start(), to: ticks.end.start(), reason: reason.clone() }
 }
 
 impl Loan {
@@ -92,12 +127,13 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        let Some(file) = self.file.take() else { return };
-        // A running call's file grows, and a damaged one may be mended.
-        if file.document.state == RecordingState::Active || file.rendition.damage().is_some() {
+        let Some(mut file) = self.file.take() else { return };
+        file.tell_lost(&self.place.events);
+        // A running call's file grows.
+        if file.document.state == RecordingState::Active {
             return;
         }
-        let mut kept = self.place.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.place.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= KEPT_MAX {
             kept.pop_front();
         }

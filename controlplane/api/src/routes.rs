@@ -7,14 +7,14 @@ use crate::problem::{Problem, ProblemKind};
 use crate::query::{NoParameters, Parameters};
 use crate::renditions::Renditions;
 use crate::status::Live;
-use crate::{audio, document, events, guard, metrics, page, recordings, status};
+use crate::{annotations, audio, control, document, events, guard, metrics, page, recordings, status};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
 use bytes::Bytes;
 use prometheus::Registry;
-use sidetone_store::StoreReader;
+use sidetone_store::{StoreHandle, StoreReader};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 use utoipa::OpenApi;
@@ -26,20 +26,26 @@ const SUBSCRIBERS_MAX: usize = 64;
 
 /// Reads of the store that may run at once: enough to keep a disk busy, few enough to leave memory and the cores alone.
 const CONCURRENT_READS: usize = 8;
+/// Changes that may wait for the disk at once. All that wait share the next flush.
+const CONCURRENT_CHANGES: usize = 32;
 
 /// What handlers share; a clone is a few reference counts.
 #[derive(Clone)]
 pub(crate) struct AppState {
+    pub(crate) store: StoreHandle,
     pub(crate) reader: Arc<StoreReader>,
     pub(crate) live: Arc<dyn Live>,
     pub(crate) events: EventBus,
     pub(crate) registry: Registry,
     pub(crate) metrics: ApiMetrics,
     pub(crate) blocking: Blocking,
+    pub(crate) blocking_changes: Blocking,
     /// For metrics apart, so that they are seen also when every read of the store waits for the disk.
     pub(crate) blocking_metrics: Blocking,
     pub(crate) renditions: Renditions,
     pub(crate) subscribers: Arc<Semaphore>,
+    /// One at a time.
+    pub(crate) backups: Arc<Semaphore>,
     /// Becomes true when the server stops; streams without an end of their own end then.
     pub(crate) stopping: watch::Receiver<bool>,
     openapi: Bytes,
@@ -47,7 +53,7 @@ pub(crate) struct AppState {
 
 impl AppState {
     pub(crate) fn new(
-        reader: Arc<StoreReader>,
+        store: StoreHandle,
         live: Arc<dyn Live>,
         events: EventBus,
         registry: Registry,
@@ -55,15 +61,18 @@ impl AppState {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         Self {
-            reader,
+            reader: Arc::clone(store.reader()),
+            store,
+            renditions: Renditions::new(events.clone()),
             live,
             events,
             registry,
             metrics,
             blocking: Blocking::new(CONCURRENT_READS),
+            blocking_changes: Blocking::new(CONCURRENT_CHANGES),
             blocking_metrics: Blocking::new(1),
-            renditions: Renditions::default(),
             subscribers: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
+            backups: Arc::new(Semaphore::new(1)),
             stopping,
             openapi: openapi_document().into(),
         }
@@ -91,6 +100,7 @@ fn api() -> OpenApiRouter<AppState> {
         .routes(routes!(recordings::calls))
         .routes(routes!(recordings::recordings))
         .routes(routes!(recordings::recording))
+        .routes(routes!(annotations::annotate))
         .routes(routes!(audio::audio))
         .routes(routes!(events::events))
         .routes(routes!(status::status))
@@ -107,15 +117,24 @@ pub fn openapi_document() -> String {
     document.to_pretty_json().unwrap_or_default()
 }
 
-/// Everything, ready to be served.
-pub(crate) fn router(state: AppState) -> Router {
+/// Everything that is answered on the network port.
+pub(crate) fn router(state: &AppState) -> Router {
+    serving(state, page::routes())
+}
+
+/// The same for the control socket, with what is answered there alone.
+pub(crate) fn control_router(state: &AppState) -> Router {
+    serving(state, control::routes())
+}
+
+fn serving(state: &AppState, more: Router<AppState>) -> Router {
     let (api, _) = api().split_for_parts();
-    api.merge(page::routes())
+    api.merge(more)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(axum::middleware::from_fn(guard::guard))
         .layer(axum::middleware::from_fn_with_state(state.metrics.clone(), metrics::count))
-        .with_state(state)
+        .with_state(state.clone())
 }
 
 /// This description, generated from the code that answers.
@@ -139,6 +158,6 @@ async fn not_found(uri: Uri) -> Problem {
 
 async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
-    Problem::new(ProblemKind::MethodNotAllowed, format!("{path} does not take {method}; this API only reads"))
-        .remedy("use GET or HEAD; the header Allow says so, too")
+    Problem::new(ProblemKind::MethodNotAllowed, format!("{path} does not take {method}"))
+        .remedy("the header Allow names what it takes; only annotations can be changed, with PATCH")
 }

@@ -1,8 +1,9 @@
 //! The listening socket and its connections.
 
+use crate::control::ControlSocket;
 use crate::events::EventBus;
 use crate::metrics::ApiMetrics;
-use crate::routes::{AppState, router};
+use crate::routes::{AppState, control_router, router};
 use crate::status::Live;
 use crate::write_stall::WriteStall;
 use axum::Router;
@@ -10,13 +11,15 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use prometheus::Registry;
-use sidetone_store::StoreReader;
+use sidetone_store::StoreHandle;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 
@@ -102,6 +105,8 @@ pub struct Api {
     listener: TcpListener,
     local_address: SocketAddr,
     router: Router,
+    control: Option<ControlSocket>,
+    control_router: Router,
     metrics: ApiMetrics,
     stopping: watch::Sender<bool>,
     limits: Limits,
@@ -115,7 +120,7 @@ impl Api {
     /// [`ApiError`], each with its remedy; nothing is left behind.
     pub async fn bind(
         config: ApiConfig,
-        reader: Arc<StoreReader>,
+        store: StoreHandle,
         live: Arc<dyn Live>,
         events: EventBus,
         registry: Registry,
@@ -131,8 +136,21 @@ impl Api {
         let local_address = listener.local_addr().map_err(|source| ApiError::Bind { address, source })?;
         let metrics = ApiMetrics::register(&registry).map_err(|source| ApiError::Metrics { source })?;
         let (stopping, stops) = watch::channel(false);
-        let state = AppState::new(reader, live, events, registry, metrics.clone(), stops);
-        Ok(Self { listener, local_address, router: router(state), metrics, stopping, limits: LIMITS })
+        let state = AppState::new(store, live, events, registry, metrics.clone(), stops);
+        let (router, control_router) = (router(&state), control_router(&state));
+        Ok(Self { listener, local_address, router, control: None, control_router, metrics, stopping, limits: LIMITS })
+    }
+
+    /// Also answers on a control socket (`control.rs`), made at this path. That it cannot be made is told and no error.
+    pub fn with_control_socket(mut self, path: &Path) -> Self {
+        match ControlSocket::bind(path) {
+            Ok(socket) => self.control = Some(socket),
+            Err(error) => {
+                let path = path.display();
+                tracing::warn!(%path, %error, "no control socket: `sidetone` commands will not find this recorder");
+            }
+        }
+        self
     }
 
     /// The address with the port that was really taken.
@@ -149,18 +167,28 @@ impl Api {
         loop {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
-                accepted = self.listener.accept() => accepted,
+                accepted = self.listener.accept() => accepted.map(|(socket, _peer)| Accepted::Network(socket)),
+                accepted = accept_control(self.control.as_ref()) => accepted.map(Accepted::Control),
                 Some(ended) = connections.join_next() => { report(ended); continue }
             };
             match accepted {
-                Ok((socket, _peer)) => match Arc::clone(&room).try_acquire_owned() {
-                    Ok(permit) => {
-                        connections.spawn(self.connection(socket, permit));
+                Ok(accepted) => match (Arc::clone(&room).try_acquire_owned(), accepted) {
+                    (Ok(permit), Accepted::Network(socket)) => {
+                        if let Err(error) = socket.set_nodelay(true) {
+                            tracing::debug!(%error, "TCP_NODELAY");
+                        }
+                        connections.spawn(self.connection(socket, self.router.clone(), permit));
                     }
-                    Err(_full) => {
+                    (Ok(permit), Accepted::Control(socket)) => {
+                        connections.spawn(self.connection(socket, self.control_router.clone(), permit));
+                    }
+                    (Err(_full), accepted) => {
                         self.metrics.connections_refused.inc();
                         // A courtesy to whoever waits for the answer; the close that follows says the same.
-                        drop(socket.try_write(FULL));
+                        match accepted {
+                            Accepted::Network(socket) => drop(socket.try_write(FULL)),
+                            Accepted::Control(socket) => drop(socket.try_write(FULL)),
+                        }
                     }
                 },
                 Err(error) => {
@@ -170,7 +198,7 @@ impl Api {
                 }
             }
         }
-        drop(self.listener);
+        drop((self.listener, self.control));
         self.stopping.send_replace(true);
         let all_ended = async {
             while let Some(ended) = connections.join_next().await {
@@ -184,16 +212,17 @@ impl Api {
     }
 
     /// One connection from its first request to its end.
-    fn connection(&self, socket: TcpStream, permit: OwnedSemaphorePermit) -> impl Future<Output = ()> + Send + use<> {
-        let router = self.router.clone();
+    fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        socket: S,
+        router: Router,
+        permit: OwnedSemaphorePermit,
+    ) -> impl Future<Output = ()> + Send + use<S> {
         let mut stopping = self.stopping.subscribe();
         let open = self.metrics.connections.clone();
         let limits = self.limits;
         async move {
             let _permit = permit;
-            if let Err(error) = socket.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY");
-            }
             open.inc();
             let io = TokioIo::new(WriteStall::new(socket, limits.write_stall));
             let connection = http1::Builder::new()
@@ -218,6 +247,20 @@ impl Api {
                 tracing::debug!(%error, "an API connection ended early");
             }
         }
+    }
+}
+
+/// A connection, and where it came from.
+enum Accepted {
+    Network(TcpStream),
+    Control(UnixStream),
+}
+
+/// Never, without a control socket.
+async fn accept_control(control: Option<&ControlSocket>) -> io::Result<UnixStream> {
+    match control {
+        Some(control) => Ok(control.listener.accept().await?.0),
+        None => std::future::pending().await,
     }
 }
 
@@ -250,7 +293,9 @@ mod tests {
         };
         let router = Router::new().route("/slow", get(slow)).route("/never", get(std::future::pending::<&'static str>));
         let metrics = ApiMetrics::register(&Registry::new()).unwrap();
-        let api = Api { listener, local_address, router, metrics, stopping: watch::channel(false).0, limits };
+        let stopping = watch::channel(false).0;
+        let control_router = Router::new();
+        let api = Api { listener, local_address, router, control: None, control_router, metrics, stopping, limits };
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = tokio::spawn(api.serve(async { drop(stopped.await) }));
         (local_address, stop, serving)

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sidetone_model::{CaptureTime, NodeName, Recording};
+use sidetone_store::VolumeState;
 use std::sync::Arc;
 
 /// What the running appliance tells about itself. Called from blocking threads and from tokio's: must not wait long.
@@ -29,7 +30,26 @@ pub struct Status {
     pub ready: bool,
     /// What keeps it from being ready, one sentence each; empty when ready.
     pub reasons: Vec<String>,
+    /// What an operator should look after although calls are being recorded, one sentence each.
+    pub warnings: Vec<String>,
     pub ports: Vec<CapturePort>,
+    /// Of the store, ascending.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// A directory that the store writes to.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+pub struct VolumeStatus {
+    /// 0 is the store directory itself.
+    pub volume: u8,
+    pub directory: String,
+    /// `ok`; `low`: space runs out; `no_new`: no recording may begin here; `reserve`: no audio any more; `full`; `stalled`: does not
+    /// answer in time; `failed`: cannot be written; `missing`: was not there when the store was opened.
+    #[schema(value_type = String)]
+    pub state: VolumeState,
+    /// What can still be written, and the size of its file system.
+    pub free_bytes: u64,
+    pub total_bytes: u64,
 }
 
 /// One mirror port.
@@ -67,6 +87,8 @@ pub(crate) struct StatusDocument {
 pub(crate) struct Readiness {
     ready: bool,
     reasons: Vec<String>,
+    warnings: Vec<String>,
+    volumes: Vec<VolumeStatus>,
 }
 
 /// State of the appliance: capture ports and their mode, readiness, store.
@@ -123,5 +145,6 @@ pub(crate) async fn readyz(
         };
         return Err(Problem::new(ProblemKind::NotReady, detail).remedy("see /api/v1/status and the log"));
     }
-    json(&headers, StatusCode::OK, &Readiness { ready: true, reasons: status.reasons })
+    let Status { reasons, warnings, volumes, .. } = status;
+    json(&headers, StatusCode::OK, &Readiness { ready: true, reasons, warnings, volumes })
 }

@@ -7,7 +7,8 @@ It opens the page, chooses the recording (the newest finished one when none is n
   * the page shows it, without an error in the browser's console (a violated Content-Security-Policy is one);
   * the dual .opus decodes in Chromium (decodeAudioData) to two channels with sound of the recording's duration, and, where
     frequencies are given, that each channel's strongest frequency is its own: caller left, callee right;
-  * the player plays it, and seeks into it by the keyboard.
+  * the player plays it, and seeks into it by the keyboard;
+  * a tag that is added on the page is found by it, counted, and can be removed.
 Prints one JSON document with the figures, and exits with 1 and the reason when a check fails. Needs chromium and
 chromedriver (Debian: chromium-driver), and nothing from the network.
 """
@@ -237,9 +238,29 @@ def test(arguments, browser):
     browser.run("document.querySelector('.player .seek').focus(); document.querySelector('.player audio').pause()")
     browser.keys("\ue011")
     browser.wait("return document.querySelector('.player audio').currentTime === 0", "Home seeks to the beginning")
+    check_tags(browser, identifier)
     complaints = browser.complaints()
     check(not complaints, f"the browser complains: {complaints}")
     return {"recording": identifier, "rows": rows, "decoded": decoded, "played": played}
+
+
+def check_tags(browser, identifier):
+    """Adds a tag as somebody does who types it, searches for it, and removes it. Leaves everything as it was."""
+    key = f"checked-{int(time.time())}"
+    browser.run("document.querySelector('.annotations input').focus()")
+    browser.keys(f"{key}\ue004by a machine\ue007")
+    shown = f"[...document.querySelectorAll('.tag')].map((tag) => tag.innerText).find((text) => text.startsWith('{key}'))"
+    text = browser.wait(f"return {shown}", "the new tag is shown")
+    check("by a machine" in text, f"the tag is shown as {text!r}")
+    browser.run("document.getElementById('fewer-more').click(); document.getElementById('tag').focus()")
+    browser.keys(f"{key}=by a machine")
+    only = "[...document.querySelectorAll('#recordings tr[data-id]')].map((row) => row.dataset.id).join()"
+    browser.wait(f"return {only} === '{identifier}'", "the search by the tag shows this recording alone")
+    browser.wait("return document.getElementById('count').innerText === '1'", "one recording is counted")
+    browser.run(f"[...document.querySelectorAll('.tag')].find((tag) => tag.innerText.startsWith('{key}')).querySelector('button').click()")
+    browser.wait(f"return !({shown})", "the tag is removed")
+    browser.run("document.getElementById('fewer-more').click()")
+    browser.wait(f"return {only} !== ''", "the whole list is back")
 
 
 def main():

@@ -2,9 +2,10 @@
 
 mod support;
 
-use serde_json::Value;
-use sidetone_api::{Api, ApiConfig, ApiError, Event, EventBus};
+use serde_json::{Value, json};
+use sidetone_api::{Api, ApiConfig, ApiError, Event, EventBus, StoreAlert, StoreAlertKind, VolumeChange};
 use sidetone_model::{Recording, RecordingState};
+use sidetone_store::VolumeState;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -58,10 +59,197 @@ fn recordings_are_found_by_time_party_and_state_in_pages_newest_first() {
     assert_eq!(ids(&server.get("/api/v1/recordings?party=nakamu")), [kept[5].id.to_string()]);
     assert_eq!(ids(&server.get("/api/v1/recordings?party=%2030123%20")).len(), 7);
     assert_eq!(ids(&server.get("/api/v1/recordings?party=nobody")).len(), 0);
+    assert_eq!(ids(&server.get("/api/v1/recordings?state=finished")).len(), 7);
+    assert_eq!(ids(&server.get("/api/v1/recordings?state=active")).len(), 0);
     let between = format!("from={}&to={}", kept[3].started_at, kept[4].started_at);
     assert_eq!(ids(&server.get(&format!("/api/v1/recordings?{between}"))), [third.as_str()]);
-    let one = server.get(&format!("/api/v1/recordings/{third}"));
-    assert_eq!(one.json(), serde_json::to_value(&kept[3]).unwrap());
+    let mut one = server.get(&format!("/api/v1/recordings/{third}")).json();
+    // There once it is sealed.
+    one.as_object_mut().unwrap().remove("proof");
+    assert_eq!(one, serde_json::to_value(&kept[3]).unwrap());
+}
+
+#[test]
+fn every_condition_finds_its_recordings_and_no_others() {
+    let mut kept = recordings(4);
+    kept[1].parties[0].number = "+49 (30) 555-4711".into();
+    kept[1].parties[1].name = "Zoë Nakamura".into();
+    kept[1].users = vec!["carol".into()];
+    kept[1].node.0 = "hamburg-2".into();
+    kept[1].parties[1].address = "198.51.100.7:5062".into();
+    kept[1].duration_seconds = 77.0;
+    kept[1].tracks[0].concealed_seconds = 1.5;
+    kept[1].tracks[0].streams[0].codec = "PCMU/8000".into();
+    kept[1].tracks[0].streams[0].lost = 100;
+    kept[1].tracks[0].streams[0].jitter_ms_mean = 25.0;
+    kept[2].annotations.tags.insert("case".into(), "17".into());
+    let call_id = kept[1].legs[0].call_id.clone();
+    let server = Server::start(&kept);
+    let one = [kept[1].id.to_string()];
+    for query in [
+        "number=%2B49305554711".to_owned(),
+        "number=%2B49%2030%20555%204711".into(),
+        "number_prefix=%2B4930555".into(),
+        "number_suffix=54711".into(),
+        "name=nakamu".into(),
+        "user=Carol".into(),
+        "node=hamburg-2".into(),
+        "address=198.51.100.7".into(),
+        format!("call_id={call_id}"),
+        "text=zo%C3%AB%204711".into(),
+        "codec=pcmu".into(),
+        "codec=PCMU/8000".into(),
+        "min_duration_seconds=77".into(),
+        "min_loss_percent=5".into(),
+        "min_jitter_ms=20.5".into(),
+        "min_concealed_seconds=1.5".into(),
+        "name=nakamu&state=complete&min_duration_seconds=1&codec=PCMA".into(),
+    ] {
+        assert_eq!(ids(&server.get(&format!("/api/v1/recordings?{query}"))), one, "{query}");
+    }
+    for query in [
+        "number=5554711",
+        "number_prefix=4711",
+        "number_suffix=555",
+        "user=caro",
+        "codec=opus",
+        "text=zo%C3%AB%20smith",
+        "name=nakamu&max_duration_seconds=76.9",
+        "tag=nothing",
+        "hold=true",
+    ] {
+        assert_eq!(ids(&server.get(&format!("/api/v1/recordings?{query}"))).len(), 0, "{query}");
+    }
+    assert_eq!(ids(&server.get("/api/v1/recordings?max_duration_seconds=77")).len(), 4, "the bound is included");
+    assert_eq!(ids(&server.get("/api/v1/recordings?hold=false")).len(), 4);
+}
+
+#[test]
+fn all_that_match_are_counted_on_request() {
+    let mut kept = recordings(7);
+    kept[3].state = RecordingState::Incomplete;
+    let server = Server::start(&kept);
+    assert_eq!(server.get("/api/v1/recordings").json().get("count"), None);
+    let exact = |value: u64| serde_json::json!({ "value": value, "exact": true });
+    let count =
+        |query: &str| server.get(&format!("/api/v1/recordings?count=true&limit=2{query}")).json()["count"].clone();
+    assert_eq!(count(""), exact(7));
+    assert_eq!(count("&state=incomplete"), exact(1));
+    assert_eq!(count("&party=nobody"), exact(0));
+    let page = server.get("/api/v1/recordings?count=true&limit=2").json();
+    assert_eq!(page["recordings"].as_array().unwrap().len(), 2, "the page is no longer for it");
+}
+
+#[test]
+fn tags_and_holds_are_set_found_and_removed() {
+    let kept = recordings(3);
+    let server = Server::start(&kept);
+    let mut events = Events::open(&server);
+    let id = kept[1].id.to_string();
+    let target = format!("/api/v1/recordings/{id}/annotations");
+    let shown = || server.get(&format!("/api/v1/recordings/{id}")).json()["annotations"].clone();
+
+    let answer = server.patch(&target, r#"{"tags": {"case": "4711", "Straße": "Süd = 1"}}"#);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json()["tags"], serde_json::json!({ "case": "4711", "Straße": "Süd = 1" }));
+    assert_eq!(shown(), answer.json());
+    let (name, data) = events.next_event().unwrap();
+    assert_eq!((name.as_str(), &data["recording"]), ("recording.annotated", &Value::from(id.as_str())));
+    assert_eq!(data["annotations"], answer.json());
+    for (query, found) in [
+        ("tag=case", 1),
+        ("tag=case%3D4711", 1),
+        ("tag=case%3D1", 0),
+        ("tag=case&tag=Stra%C3%9Fe%3DS%C3%BCd%20%3D%201", 1),
+        ("tag=case&tag=other", 0),
+        ("tag=case=4711&count=true", 1),
+    ] {
+        assert_eq!(ids(&server.get(&format!("/api/v1/recordings?{query}"))).len(), found, "{query}");
+    }
+
+    let hold = r#"{"hold": {"reason": "court order 7", "by": "Ada"}, "tags": {"case": null}}"#;
+    let answer = server.patch_as(&target, "application/merge-patch+json; charset=utf-8", hold);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(
+        (&answer.json()["hold"]["reason"], &answer.json()["hold"]["by"]),
+        (&"court order 7".into(), &"Ada".into())
+    );
+    assert_eq!(answer.json()["tags"], serde_json::json!({ "Straße": "Süd = 1" }), "what is not named stays");
+    assert_eq!(ids(&server.get("/api/v1/recordings?hold=true")), [id.as_str()]);
+    assert_eq!(ids(&server.get("/api/v1/recordings?tag=case")).len(), 0);
+
+    let answer = server.patch(&target, r#"{"hold": {"reason": "again"}}"#);
+    assert_eq!(answer.json()["hold"]["by"], "api");
+    let answer = server.patch(&target, r#"{"hold": null}"#);
+    assert_eq!((answer.status, &answer.json()["hold"]), (200, &Value::Null));
+    assert_eq!(ids(&server.get("/api/v1/recordings?hold=true")).len(), 0);
+    assert_eq!(shown()["tags"], serde_json::json!({ "Straße": "Süd = 1" }));
+}
+
+#[test]
+fn many_changes_at_the_same_time_do_not_undo_each_other() {
+    let kept = recordings(1);
+    let server = Server::start(&kept);
+    let target = format!("/api/v1/recordings/{}/annotations", kept[0].id);
+    std::thread::scope(|scope| {
+        for number in 0..24 {
+            let (server, target) = (&server, &target);
+            scope.spawn(move || {
+                let answer = server.patch(target, &format!("{{\"tags\": {{\"key {number}\": \"{number}\"}}}}"));
+                assert_eq!(answer.status, 200, "{}", answer.text());
+            });
+        }
+    });
+    let shown = server.get(&format!("/api/v1/recordings/{}", kept[0].id)).json();
+    assert_eq!(shown["annotations"]["tags"].as_object().unwrap().len(), 24, "{shown}");
+}
+
+#[test]
+fn annotations_that_cannot_be_are_refused_with_the_reason() {
+    let kept = recordings(1);
+    let mut server = Server::start(&kept);
+    let target = format!("/api/v1/recordings/{}/annotations", kept[0].id);
+    let long_key = format!("{{\"tags\": {{\"{}\": \"\"}}}}", "k".repeat(129));
+    let long_value = format!("{{\"tags\": {{\"key\": \"{}\"}}}}", "v".repeat(4097));
+    let many: Vec<String> = (0..129).map(|number| format!("\"{number}\": \"\"")).collect();
+    let many = format!("{{\"tags\": {{{}}}}}", many.join(","));
+    let huge = format!("{{\"tags\": {{\"key\": \"{}\"}}}}", "v".repeat(2 << 20));
+    for (body, status, kind, named) in [
+        ("", 400, "invalid-request", "EOF"),
+        ("[]", 400, "invalid-request", "expected a map"),
+        ("{}", 400, "invalid-request", "nothing to change"),
+        (r#"{"tag": {}}"#, 400, "invalid-request", "`tag`"),
+        (r#"{"tags": {"a": 1}}"#, 400, "invalid-request", "integer"),
+        (r#"{"hold": true}"#, 400, "invalid-request", "boolean"),
+        (r#"{"hold": {"by": "me"}}"#, 400, "invalid-request", "`reason`"),
+        (r#"{"hold": {"reason": "  "}}"#, 422, "invalid-annotation", "reason"),
+        (r#"{"tags": {" ": ""}}"#, 422, "invalid-annotation", "key"),
+        (r#"{"tags": {"a\u0000": ""}}"#, 422, "invalid-annotation", "control"),
+        (&long_key, 422, "invalid-annotation", "128"),
+        (&long_value, 422, "invalid-annotation", "4096"),
+        (&many, 422, "invalid-annotation", "128 tags"),
+        (&huge, 413, "too-large", "limit"),
+    ] {
+        let answer = server.patch(&target, body);
+        let shown = &body[..body.len().min(60)];
+        assert_eq!((answer.status, answer.problem().as_str()), (status, kind), "{shown}: {}", answer.text());
+        assert!(answer.json()["detail"].as_str().unwrap().contains(named), "{shown}: {}", answer.text());
+    }
+    let patch = r#"{"tags": {"a": "b"}}"#;
+    let unknown = server.patch(&format!("/api/v1/recordings/{UNKNOWN_ID}/annotations"), patch);
+    assert_eq!((unknown.status, unknown.problem().as_str()), (404, "no-such-recording"));
+    let other_type = server.patch_as(&target, "text/plain", patch);
+    assert_eq!((other_type.status, other_type.problem().as_str()), (415, "media-type"));
+    let elsewhere = server.patch("/api/v1/recordings", patch);
+    assert_eq!((elsewhere.status, elsewhere.header("allow")), (405, Some("GET,HEAD")));
+    assert_eq!(server.get(&target).header("allow"), Some("PATCH"));
+    let shown = server.get(&format!("/api/v1/recordings/{}", kept[0].id)).json();
+    assert_eq!(shown["annotations"]["tags"], serde_json::json!({}), "nothing has changed");
+
+    server.stop_storage();
+    let closed = server.patch(&target, patch);
+    assert_eq!((closed.status, closed.problem().as_str()), (503, "not-writable"), "{}", closed.text());
+    assert_eq!(closed.header("retry-after"), Some("5"));
 }
 
 #[test]
@@ -74,6 +262,19 @@ fn a_live_call_is_shown_as_it_is_now() {
     call.duration_seconds = 99.0;
     *server.told.calls.lock().unwrap() = vec![Arc::new(call.clone())];
     assert_eq!(server.get(&format!("/api/v1/recordings/{}", call.id)).json()["duration_seconds"], 99.0);
+}
+
+#[test]
+fn a_running_call_shows_its_tags_although_the_tracker_knows_nothing_of_them() {
+    let call = active(9);
+    let server = Server::start(std::slice::from_ref(&call));
+    let mut live = call.clone();
+    live.duration_seconds = 99.0;
+    server.told.calls.lock().unwrap().push(Arc::new(live));
+    let answer = server.patch(&format!("/api/v1/recordings/{}/annotations", call.id), r#"{"tags": {"vip": ""}}"#);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let shown = server.get(&format!("/api/v1/recordings/{}", call.id)).json();
+    assert_eq!((&shown["duration_seconds"], &shown["annotations"]["tags"]["vip"]), (&99.0.into(), &"".into()));
 }
 
 #[test]
@@ -181,6 +382,15 @@ fn parameters_that_are_unknown_or_unusable_are_refused_by_name() {
         ("state=done", "`done`"),
         ("cursor=xyz", "`cursor`"),
         ("party=1&party=2", "`party`"),
+        ("numbr=1", "`numbr`"),
+        ("min_duration_seconds=-1", "`min_duration_seconds`"),
+        ("min_duration_seconds=inf", "`min_duration_seconds`"),
+        ("min_duration_seconds=2&max_duration_seconds=1", "`min_duration_seconds`"),
+        ("tag=%3Dx", "`tag`"),
+        ("tag=a&tga=b", "`tga`"),
+        ("hold=maybe", "true"),
+        ("count=1", "true"),
+        (&format!("text={}", "a".repeat(200)), "`text`"),
         (&format!("party={}", "a".repeat(200)), "`party`"),
     ] {
         let answer = server.get(&format!("/api/v1/recordings?{query}"));
@@ -191,7 +401,9 @@ fn parameters_that_are_unknown_or_unusable_are_refused_by_name() {
     assert_eq!(server.get("/api/v1/recordings?partty=1").json()["remedy"], "did you mean `party`?");
     // On every address there is.
     let described = server.get("/api/v1/openapi.json").json();
-    for path in described["paths"].as_object().unwrap().keys().map(String::as_str).chain(["/", "/page/main.js"]) {
+    let paths = described["paths"].as_object().unwrap();
+    let read = paths.iter().filter(|(_, item)| item["get"].is_object()).map(|(path, _)| path.as_str());
+    for path in read.chain(["/", "/page/main.js", "/page/annotations.js"]) {
         let answer = server.get(&format!("{}?nonsense=1", path.replace("{id}", UNKNOWN_ID)));
         assert_eq!(answer.status, 400, "{path}");
         assert!(answer.json()["detail"].as_str().unwrap().contains("`nonsense`"), "{path}: {}", answer.text());
@@ -205,7 +417,8 @@ fn the_description_covers_what_is_served() {
     let described = server.get("/api/v1/openapi.json").json();
     assert_eq!(described["openapi"].as_str().unwrap().split('.').next(), Some("3"));
     let paths = described["paths"].as_object().unwrap().clone();
-    for path in paths.keys().filter(|path| *path != "/api/v1/events") {
+    let is_read = |path: &&String| *path != "/api/v1/events" && paths[*path]["get"].is_object();
+    for path in paths.keys().filter(is_read) {
         let answer = server.get(&path.replace("{id}", &kept[0].id.to_string()));
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         let content = &paths[path]["get"]["responses"]["200"]["content"];
@@ -232,6 +445,9 @@ fn refusals_and_answers_carry_the_security_headers() {
         ("GET", "/api/v1/recordings/%ff", &[], 400),
         ("GET", "/api/v1/recordings/%ff/audio", &[], 400),
         ("POST", "/api/v1/recordings", &[], 405),
+        ("PATCH", "/api/v1/recordings", &[], 405),
+        ("PATCH", "/api/v1/recordings", &["sec-fetch-site: cross-site", "sec-fetch-mode: cors"], 403),
+        ("PATCH", "/api/v1/recordings/1/annotations", &["sec-fetch-site: same-site", "sec-fetch-mode: no-cors"], 403),
         ("DELETE", "/api/v1/recordings/1", &[], 405),
         ("OPTIONS", "/api/v1/calls", &[], 405),
         ("BREW", "/", &[], 405),
@@ -321,7 +537,14 @@ fn several_requests_share_a_connection() {
 #[test]
 fn readiness_and_status_tell_what_is_wrong() {
     let server = Server::start(&recordings(2));
-    assert_eq!(server.get("/readyz").json(), serde_json::json!({"ready": true, "reasons": []}));
+    let ready = serde_json::json!({ "ready": true, "reasons": [], "warnings": [], "volumes": [] });
+    assert_eq!(server.get("/readyz").json(), ready);
+    server.told.volumes.lock().unwrap().push(support::volume(1, "/mnt/a", VolumeState::NoNew, 4096));
+    server.told.warnings.lock().unwrap().push("volume 1 takes no new recordings".into());
+    let ready = server.get("/readyz").json();
+    assert_eq!((&ready["volumes"][0]["state"], &ready["volumes"][0]["free_bytes"]), (&"no_new".into(), &4096.into()));
+    assert_eq!(ready["warnings"][0], "volume 1 takes no new recordings");
+    assert_eq!(server.get("/api/v1/status").json()["volumes"], ready["volumes"]);
     let status = server.get("/api/v1/status").json();
     assert_eq!(status["node"], "test");
     assert_eq!(status["ports"][0]["mode"], "af_xdp native");
@@ -389,6 +612,21 @@ fn events_arrive_in_order_and_end_with_the_server() {
         }
     }
     assert!(server.get("/metrics").text().contains("sidetone_api_event_subscribers 2"));
+    server.events.publish(Event::VolumeChanged(VolumeChange {
+        volume: 1,
+        directory: "/mnt/a".into(),
+        state: VolumeState::Failed,
+        previous_state: VolumeState::Low,
+    }));
+    server
+        .events
+        .publish(Event::StoreAlert(StoreAlert { kind: StoreAlertKind::CatalogFailing, text: "no room".into() }));
+    for events in [&mut first, &mut second] {
+        let volume = json!({ "volume": 1, "directory": "/mnt/a", "state": "failed", "previous_state": "low" });
+        assert_eq!(events.next_event().unwrap(), ("volume.changed".to_owned(), volume));
+        let alert = json!({ "kind": "catalog_failing", "text": "no room" });
+        assert_eq!(events.next_event().unwrap(), ("store.alert".to_owned(), alert));
+    }
     let started = Instant::now();
     server.stop();
     assert!(first.next_event().is_none() && second.next_event().is_none());
@@ -509,16 +747,23 @@ fn resident_bytes() -> usize {
 }
 
 #[test]
+fn what_writes_files_is_not_answered_on_the_port() {
+    let server = Server::start(&[]);
+    let answer = server.request("POST", "/control/backup", &["content-length: 2", "", "{}"]);
+    assert_eq!((answer.status, answer.problem().as_str()), (404, "not-found"));
+}
+
+#[test]
 fn an_address_that_cannot_be_used_is_refused_with_the_remedy() {
     let server = Server::start(&[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let bind = |listen: SocketAddr| {
         let directory = tempfile::tempdir().unwrap();
         let options = sidetone_store::StoreOptions::new(sidetone_model::NodeName("test".into()));
-        let (_writer, reader) = sidetone_store::Store::open(directory.path(), &options).unwrap().split();
+        let store = sidetone_store::Store::open(directory.path(), &options).unwrap().handle;
         let told = Arc::new(support::Told::default());
         runtime
-            .block_on(Api::bind(ApiConfig { listen }, reader, told, EventBus::new(), prometheus::Registry::new()))
+            .block_on(Api::bind(ApiConfig { listen }, store, told, EventBus::new(), prometheus::Registry::new()))
             .map(|api| api.local_address())
     };
     for open in ["0.0.0.0:0", "192.0.2.1:80", "[::]:0", "[2001:db8::1]:80"] {

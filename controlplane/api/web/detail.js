@@ -1,12 +1,14 @@
 // One recording: who, when, the player, and where every packet went.
 
-import { ask, day, duration, element, ending, party, partyText, stateBadge, timeOfDay, trackName } from './format.js';
+import { ask, bytes, day, duration, element, ending, party, partyText, stateBadge, timeOfDay, trackName } from './format.js';
+import { AnnotationEditor } from './annotations.js';
 import { Player } from './player.js';
 
 export class Detail {
   #place = document.getElementById('detail');
   #placeholder = [...this.#place.childNodes];
   #player = null;
+  #annotations = null;
   #shown = null;
   #state = null;
   #asking = null;
@@ -31,15 +33,28 @@ export class Detail {
 
   hide() {
     this.#shown = null;
+    this.#annotations = null;
     this.#asking?.abort();
     this.#stop();
     this.#place.replaceChildren(...this.#placeholder);
     document.body.classList.remove('with-detail');
   }
 
+  /** Tags and hold were changed, here or elsewhere. */
+  annotated({ recording, annotations }) {
+    if (recording === this.#shown) this.#annotations?.show(annotations);
+  }
+
+  /** Audio could not be read while somebody played it. */
+  damaged({ recording, gaps }) {
+    if (recording === this.#shown) this.#player?.tell(gaps);
+  }
+
   /** The recording shown has changed: its figures again. A new player only when the call has ended and none is in use. */
   update(recording) {
-    if (recording.id !== this.#shown) return;
+    if (recording.id !== this.#shown || this.#annotations?.id !== recording.id) return;
+    // Events of a call know nothing of its annotations.
+    recording.annotations = this.#annotations.annotations;
     this.#render(recording, this.#player && (this.#player.used || recording.state === this.#state));
   }
 
@@ -68,8 +83,10 @@ export class Detail {
     this.#state = recording.state;
     const playable = recording.tracks.some((track) => track.decodable && !track.encrypted);
     if (playable) this.#player = new Player(recording);
+    // Somebody may be typing in it.
+    if (this.#annotations?.id !== recording.id) this.#annotations = new AnnotationEditor(recording);
     document.body.classList.add('with-detail');
-    this.#place.replaceChildren(heading, this.#player?.place ?? element('p', { className: 'notice' }, silence(recording)), figures);
+    this.#place.replaceChildren(heading, this.#player?.place ?? element('p', { className: 'notice' }, silence(recording)), this.#annotations.place, figures);
   }
 }
 
@@ -98,6 +115,7 @@ function facts(recording) {
     ...pair('Ended', recording.ended_at ? timeOfDay(recording.ended_at) : 'Goes on'),
     ...pair('End', ending(recording.end_reason)),
     ...pair('Node', recording.node),
+    ...(recording.proof ? pair('Audio', `${bytes(recording.proof.bytes)} in ${recording.proof.chunks.toLocaleString('en')} chunks, sealed`) : []),
     ...pair('Recording', element('code', {}, recording.id))));
 }
 

@@ -13,11 +13,12 @@ export function element(tag, properties = {}, ...children) {
   return made;
 }
 
-/** A JSON document of the API; a refusal becomes an Error with its cause and remedy. */
-export async function ask(address, signal) {
+/** A JSON document of the API, or with a patch the changed one; a refusal becomes an Error with its cause and remedy. */
+export async function ask(address, signal, patch) {
+  const change = patch && { method: 'PATCH', headers: { 'content-type': 'application/json' }, body: JSON.stringify(patch) };
   let response;
   try {
-    response = await fetch(address, { signal });
+    response = await fetch(address, { signal, ...change });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
     throw new Error('The appliance does not answer. Is it running?', { cause: error });
@@ -93,6 +94,14 @@ export function lossCell(recording) {
   if (network) cell.append(element('span', { className: 'warn', title: "Packets missing from the wire's own sequence numbers" }, `${network} network`));
   if (!network && !recorder) cell.append(element('span', { className: 'muted' }, '0'));
   return cell;
+}
+
+/** 1536 → "1.5 kB"; in powers of a thousand, as disks are sold. */
+export function bytes(count) {
+  const units = ['B', 'kB', 'MB', 'GB', 'TB', 'PB'];
+  let unit = 0;
+  while (count >= 1000 && unit < units.length - 1) { count /= 1000; unit++; }
+  return `${unit === 0 || count >= 100 ? Math.round(count) : count.toFixed(1)} ${units[unit]}`;
 }
 
 export function stateBadge(state) {

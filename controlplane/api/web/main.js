@@ -2,7 +2,7 @@
 
 import { LiveCalls } from './calls.js';
 import { Detail } from './detail.js';
-import { ask, element } from './format.js';
+import { ask, bytes, element } from './format.js';
 import { RecordingList } from './recordings.js';
 
 const calls = new LiveCalls();
@@ -21,6 +21,10 @@ for (const name of ['call.started', 'call.updated', 'call.ended', 'recording.com
     if (name !== 'call.started') detail.update(recording);
   });
 }
+const told = (event) => JSON.parse(event.data);
+events.addEventListener('recording.annotated', (event) => { detail.annotated(told(event)); list.refresh(); });
+events.addEventListener('recording.damaged', (event) => detail.damaged(told(event)));
+for (const name of ['volume.changed', 'store.alert']) events.addEventListener(name, () => showStatus());
 // Events are not kept: after a (re)connect and after missed ones, everything is read again.
 events.addEventListener('open', readAgain);
 events.addEventListener('lagged', readAgain);
@@ -57,13 +61,27 @@ async function showStatus() {
     }, element('strong', {}, port.interface), ` ${port.mode}`)));
     badge.textContent = status.ready ? 'Recording' : 'Not recording';
     badge.className = `badge ${status.ready ? 'complete' : 'incomplete'}`;
-    badge.title = [`Version ${status.version}, since ${status.started_at}`, ...status.reasons].join('\n');
+    badge.title = [`Version ${status.version}, since ${status.started_at}`, ...status.reasons, ...status.warnings].join('\n');
+    showStorage(status.volumes);
   } catch {
     badge.textContent = 'No connection';
     badge.className = 'badge incomplete';
   }
 }
 setInterval(showStatus, 5000);
+
+const states = { no_new: 'no new recordings', reserve: 'no more audio', stalled: 'does not answer' };
+
+function showStorage(volumes) {
+  const place = document.getElementById('storage');
+  place.hidden = volumes.length === 0;
+  place.replaceChildren('Storage', ...volumes.map((volume) => {
+    const urgency = volume.state === 'ok' ? 'fine' : volume.state === 'low' ? 'soon' : 'now';
+    const room = volume.total_bytes ? `${bytes(volume.free_bytes)} of ${bytes(volume.total_bytes)} free` : '';
+    return element('span', { className: `volume ${urgency}`, title: `Volume ${volume.volume}` },
+      element('strong', {}, volume.directory), ` ${room} `, element('span', { className: 'state' }, states[volume.state] ?? volume.state));
+  }));
+}
 
 // --- the recording that the address names ----------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 // The player: the browser's own audio element under controls that any keyboard can use, with the tracks drawn above.
 
-import { duration, element, party, partyText, trackName } from './format.js';
+import { duration, element, party, partyText, timeOfDay, trackName } from './format.js';
 
 const choices = [['dual', 'Stereo, caller left'], ['mix', 'Both, mixed'], ['caller', 'Caller only'], ['callee', 'Callee only']];
 const speeds = [0.75, 1, 1.25, 1.5, 2];
@@ -94,6 +94,14 @@ export class Player {
     this.#play.classList.toggle('playing', this.playing);
     this.#play.setAttribute('aria-label', this.playing ? 'Pause' : 'Play');
     if (this.playing) this.#frame = requestAnimationFrame(() => this.#show());
+  }
+
+  /** Some of the audio cannot be read any more, and is silent. */
+  tell(gaps) {
+    const where = gaps.slice(0, 3).map((gap) => timeOfDay(gap.from));
+    const times = where.flatMap((time, index) => (index === 0 ? [time] : [', ', time]));
+    this.#message.replaceChildren(`${gaps.length === 1 ? 'A piece' : `${gaps.length} pieces`} of the stored audio cannot be read and ${gaps.length === 1 ? 'is' : 'are'} silent: at `, ...times, gaps.length > 3 ? ', …' : '', ` (${gaps[0].reason})`);
+    this.#message.hidden = false;
   }
 
   /** The element says only that it failed; the API says why. */

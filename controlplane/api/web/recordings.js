@@ -3,18 +3,20 @@
 import { ask, day, duration, element, lossCell, party, partyCell, partyText, stateBadge, timeOfDay } from './format.js';
 
 const PAGE = 50;
-/** Pages looked through at once for recordings to show, when most of those found are active. */
-const PAGES_AT_ONCE = 10;
+/** Counting looks at many recordings: while the list stands, it is done again this often at most. */
+const COUNT_AGAIN_MS = 10_000;
 
 export class RecordingList {
   #rows = new Map();
   #next = null;
   #asking = null;
   #selected = null;
+  #countedAt = 0;
   #table = document.getElementById('recordings');
   #card = document.getElementById('recordings-card');
   #empty = document.getElementById('recordings-empty');
   #more = document.getElementById('more');
+  #count = document.getElementById('count');
   #status = document.getElementById('recordings-status');
   #search = document.getElementById('search');
   #period = document.getElementById('period');
@@ -22,6 +24,13 @@ export class RecordingList {
   #between = document.getElementById('between');
   #from = document.getElementById('from');
   #to = document.getElementById('to');
+  #fields = document.getElementById('fields');
+  #fewerMore = document.getElementById('fewer-more');
+  #number = document.getElementById('number');
+  #numberKind = document.getElementById('number-kind');
+  #name = document.getElementById('name');
+  #tag = document.getElementById('tag');
+  #hold = document.getElementById('hold');
 
   constructor() {
     const form = document.getElementById('filter');
@@ -31,6 +40,14 @@ export class RecordingList {
       this.#between.hidden = this.#period.value !== 'between';
       clearTimeout(typing);
       typing = setTimeout(() => this.load(), 250);
+    });
+    this.#fewerMore.addEventListener('click', () => {
+      const open = this.#fields.hidden;
+      this.#fields.hidden = !open;
+      this.#fewerMore.setAttribute('aria-expanded', String(open));
+      this.#fewerMore.textContent = open ? 'Fewer fields' : 'More fields';
+      if (open) this.#number.focus();
+      else if (this.#inFields()) { this.#number.value = this.#name.value = this.#tag.value = ''; this.#hold.checked = false; this.load(); }
     });
     this.#more.addEventListener('click', () => this.#fetch(this.#next));
     this.#table.addEventListener('click', (event) => {
@@ -56,6 +73,7 @@ export class RecordingList {
   /** Begins anew with the filter as it stands. */
   load() {
     this.#rows.clear();
+    this.#countedAt = 0;
     return this.#fetch(null);
   }
 
@@ -71,16 +89,15 @@ export class RecordingList {
     const asking = this.#asking = new AbortController();
     this.#card.setAttribute('aria-busy', 'true');
     try {
+      const counts = !cursor && Date.now() - this.#countedAt > COUNT_AGAIN_MS;
+      const page = await ask(`/api/v1/recordings?${this.#query(cursor, counts)}`, asking.signal);
       const shownBefore = this.#rows.size;
-      let pages = 0;
-      do {
-        const page = await ask(`/api/v1/recordings?${this.#query(cursor)}`, asking.signal);
-        for (const recording of page.recordings) {
-          if (this.#state.value || recording.state !== 'active') this.#rows.set(recording.id, recording);
-        }
-        cursor = page.next;
-      } while (cursor && !keepNext && this.#rows.size - shownBefore < PAGE / 2 && ++pages < PAGES_AT_ONCE);
-      if (!keepNext || shownBefore === 0) this.#next = cursor;
+      for (const recording of page.recordings) this.#rows.set(recording.id, recording);
+      if (!keepNext || shownBefore === 0) this.#next = page.next;
+      if (page.count) {
+        this.#countedAt = Date.now();
+        this.#showCount(page.count);
+      }
       this.#render();
     } catch (error) {
       if (error.name === 'AbortError') return;
@@ -90,15 +107,24 @@ export class RecordingList {
     this.#card.setAttribute('aria-busy', 'false');
   }
 
-  #query(cursor) {
-    const query = new URLSearchParams({ limit: PAGE });
+  #showCount({ value, exact }) {
+    this.#count.textContent = `${exact ? '' : 'about '}${value.toLocaleString('en')}`;
+    this.#count.hidden = false;
+  }
+
+  #query(cursor, counts) {
+    const query = new URLSearchParams({ limit: PAGE, state: this.#state.value });
     const search = this.#search.value.trim();
-    if (search) query.set('party', search);
-    if (this.#state.value) query.set('state', this.#state.value);
+    if (search) query.set('text', search);
+    if (this.#number.value.trim()) query.set(this.#numberKind.value, this.#number.value.trim());
+    if (this.#name.value.trim()) query.set('name', this.#name.value.trim());
+    if (this.#tag.value.trim()) query.set('tag', this.#tag.value.trim());
+    if (this.#hold.checked) query.set('hold', 'true');
     const { from, to } = this.#times();
     if (from) query.set('from', from.toISOString());
     if (to) query.set('to', to.toISOString());
     if (cursor) query.set('cursor', cursor);
+    if (counts) query.set('count', 'true');
     return query;
   }
 
@@ -138,7 +164,11 @@ export class RecordingList {
   }
 
   #filtered() {
-    return this.#search.value.trim() !== '' || this.#period.value !== '' || this.#state.value !== '';
+    return this.#search.value.trim() !== '' || this.#period.value !== '' || this.#state.value !== 'finished' || this.#inFields();
+  }
+
+  #inFields() {
+    return [this.#number, this.#name, this.#tag].some((field) => field.value.trim() !== '') || this.#hold.checked;
   }
 
   #row(recording) {

@@ -5,8 +5,9 @@
 //! earlier with a fresh one, by which time it gives the samples of one that has decoded from the beginning.
 
 use crate::PlaybackError;
-use crate::lane::{ChunkSource, LaneBlock};
+use crate::lane::{LaneBlock, Lost, LostAudio};
 use crate::opus_packet::SILENT_PACKET;
+use crate::source::ChunkSource;
 use sidetone_model::{Tick, TrackId};
 use sidetone_store::StoreError;
 use std::ops::Range;
@@ -63,7 +64,7 @@ impl Timeline<'_> {
         &self,
         lane: &[TrackId],
         ticks: Range<u64>,
-        damage: &mut Option<String>,
+        lost: &mut LostAudio,
     ) -> Result<Vec<i16>, DecodeError> {
         let from = ticks.start.saturating_sub(PRIMING_TICKS);
         let block = self.packets(lane, from..ticks.end)?;
@@ -73,21 +74,22 @@ impl Timeline<'_> {
         let mut samples = Vec::with_capacity((ticks.end - ticks.start) as usize * SAMPLES_PER_TICK);
         for tick in from..ticks.end {
             let mut frame = [0; SAMPLES_PER_TICK];
-            let packet = block.packet((tick - from) as usize).unwrap_or(&SILENT_PACKET);
+            let stored = block.packet_of((tick - from) as usize);
+            let packet = stored.map_or(&SILENT_PACKET[..], |(_, packet)| packet);
             if let Err(error) = decoder.decode(packet, &mut frame, false) {
-                // Well-formed outside, nonsense inside.
-                damage.get_or_insert_with(|| {
-                    format!("the packet {tick} grid steps into the file cannot be decoded: {error}")
-                });
+                if let Some((track, _)) = stored {
+                    // Well-formed outside, nonsense inside.
+                    let at = Tick(self.first_tick.0 + tick);
+                    let reason = format!("the packet there cannot be decoded: {error}");
+                    lost.note(Lost { track, ticks: at..Tick(at.0 + 1), reason });
+                }
                 decoder.decode(&SILENT_PACKET, &mut frame, false).map_err(fail("decode silence"))?;
             }
             if tick >= ticks.start {
                 samples.extend_from_slice(&frame);
             }
         }
-        if let Some(found) = block.damage {
-            damage.get_or_insert(found);
-        }
+        block.lost.into_iter().for_each(|found| lost.note(found));
         Ok(samples)
     }
 
@@ -96,11 +98,11 @@ impl Timeline<'_> {
         &self,
         lanes: &[Vec<TrackId>],
         ticks: Range<u64>,
-        damage: &mut Option<String>,
+        lost: &mut LostAudio,
     ) -> Result<Vec<i16>, DecodeError> {
         let mut sum = vec![0i16; (ticks.end - ticks.start) as usize * SAMPLES_PER_TICK];
         for lane in lanes {
-            let samples = self.decode(lane, ticks.clone(), damage)?;
+            let samples = self.decode(lane, ticks.clone(), lost)?;
             for (sum, sample) in sum.iter_mut().zip(samples) {
                 *sum = sum.saturating_add(sample);
             }
@@ -114,11 +116,11 @@ impl Timeline<'_> {
         &self,
         lanes: &[Vec<TrackId>],
         ticks: Range<u64>,
-        damage: &mut Option<String>,
+        lost: &mut LostAudio,
         mut packet: impl FnMut(&[u8]),
     ) -> Result<(), DecodeError> {
         let from = ticks.start.saturating_sub(PRIMING_TICKS);
-        let samples = self.decode_sum(lanes, from..ticks.end + 1, damage)?;
+        let samples = self.decode_sum(lanes, from..ticks.end + 1, lost)?;
         let fail = |operation| move |source| DecodeError::Opus { operation, source };
         let mut encoder = mix_encoder().map_err(fail("make an encoder"))?;
         let frames = samples[PRE_SKIP..].chunks_exact(SAMPLES_PER_TICK);

@@ -1,8 +1,10 @@
 //! Recordings as files, put together when they are read.
 //!
-//! * `select` – which tracks a channel plays; `lane` – their packets on the grid
+//! * `select` – which tracks a channel plays; `source`, `lane` – their packets on the grid
 //! * `opus_packet`, `ogg`, `wav` – the bytes of the formats; `decode` – samples, and mixes
-//! * `rendition` – where every byte of the file lies
+//! * `grid`, `sizes` – the blocks of a file, and tables that say how long they are without reading them
+//! * `copy`, `filler` – a block of stored packets; silence where they are lost
+//! * `rendition` – where every byte of the file lies; `label` – what the file says of itself
 //!
 //! Constraints: a [`Rendition`] is a pure function of the recording and of what is asked for: the same bytes in whichever
 //! ranges they are read, so that HTTP ranges and entity tags are true. Its memory does not depend on the recording's
@@ -10,8 +12,12 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod copy;
 mod decode;
 mod error;
+mod filler;
+mod grid;
+mod label;
 mod lane;
 mod ogg;
 mod opus_packet;
@@ -19,10 +25,14 @@ mod opus_packet;
 mod players;
 mod rendition;
 mod select;
+mod sizes;
+mod source;
 #[cfg(test)]
 mod testing;
 mod wav;
 
 pub use choice::{Channels, Format};
 pub use error::{PlaybackError, UnknownName};
+pub use lane::Lost;
 pub use rendition::{Rendition, write_to};
+pub use sizes::size_tables;

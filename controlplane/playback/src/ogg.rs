@@ -1,5 +1,8 @@
 //! Ogg pages (RFC 3533) with Opus in them (RFC 7845), as pure functions into a buffer.
 
+use crate::grid::PAGE_TICKS;
+use sidetone_model::Tick;
+
 /// Samples at 48 kHz that a decoder throws away at the beginning: the encoder's look-ahead, the same for all tracks.
 pub(crate) const PRE_SKIP_48K: u16 = 312;
 
@@ -8,12 +11,8 @@ const BEGIN_OF_STREAM: u8 = 2;
 const END_OF_STREAM: u8 = 4;
 /// A page names the lengths of what it holds in at most so many bytes.
 const SEGMENTS_MAX: usize = 255;
-const PAGE_HEADER_BYTES: usize = 27;
-
-/// Bytes of a page that holds `packets` packets of `packet_bytes` each, all shorter than 255 bytes.
-pub(crate) const fn page_bytes(packets: u64, packet_bytes: u64) -> u64 {
-    PAGE_HEADER_BYTES as u64 + packets * (1 + packet_bytes)
-}
+/// Bytes of a page besides its packets and a length byte for each of them, as long as they are shorter than 255 bytes.
+pub(crate) const PAGE_HEADER_BYTES: usize = 27;
 
 /// How the packets of the file map to channels (RFC 7845 §5.1.1).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -61,34 +60,33 @@ fn push_text(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Puts audio packets into pages of [`PACKETS_PER_PAGE`], fewer where their lengths do not fit a page.
+/// Puts audio packets, one a grid step, into pages that each hold what lies in one second since the epoch ([`PAGE_TICKS`]), less
+/// where the lengths do not fit a page.
 pub(crate) struct Pager {
     page: Page,
     /// Number of the next page.
     pub(crate) number: u32,
-    packets: u64,
-    /// Grid steps from the file's beginning to the end of what was pushed.
+    /// The file's first grid step.
+    first: Tick,
+    /// Grid steps from there to the end of what was pushed.
     ticks: u64,
     /// Folds the checksums of the pages made: what identifies their bytes.
     pub(crate) digest: u32,
 }
 
-/// One second.
-pub(crate) const PACKETS_PER_PAGE: u64 = 50;
-
 impl Pager {
-    /// Goes on with page `number` after `ticks` grid steps.
-    pub(crate) fn new(serial: u32, number: u32, ticks: u64) -> Self {
-        Self { page: Page::new(serial), number, packets: 0, ticks, digest: 0 }
+    /// Goes on with page `number` after `ticks` grid steps of a file that begins with `first`.
+    pub(crate) fn new(serial: u32, number: u32, first: Tick, ticks: u64) -> Self {
+        Self { page: Page::new(serial), number, first, ticks, digest: 0 }
     }
 
     pub(crate) fn push(&mut self, packet: &[u8], out: &mut Vec<u8>) {
-        if self.packets == PACKETS_PER_PAGE || !self.page.has_room(packet.len()) {
+        let second_is_over = (self.first.0 + self.ticks).is_multiple_of(PAGE_TICKS) && !self.page.is_empty();
+        if second_is_over || !self.page.has_room(packet.len()) {
             self.flush(false, out);
         }
         let pushed = self.page.push(packet);
         assert!(pushed, "an empty page has room for two Opus packets of the greatest length");
-        self.packets += 1;
         self.ticks += 1;
     }
 
@@ -99,7 +97,6 @@ impl Pager {
         let checksum = self.page.finish(flags, granule, self.number, out);
         self.digest = self.digest.rotate_left(5).wrapping_mul(0x9e37_79b1) ^ checksum;
         self.number += 1;
-        self.packets = 0;
     }
 }
 
@@ -113,6 +110,10 @@ struct Page {
 impl Page {
     fn new(serial: u32) -> Self {
         Self { serial, lengths: Vec::with_capacity(SEGMENTS_MAX), body: Vec::new() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.lengths.is_empty()
     }
 
     fn has_room(&self, packet_length: usize) -> bool {

@@ -15,6 +15,9 @@ pub(crate) const SILENT_PACKET: [u8; 6] = [0x08, 0x08, 0xac, 0xb3, 0x0e, 0xc6];
 
 /// The longest frame (RFC 6716 §3.4, requirement 2).
 const FRAME_BYTES_MAX: usize = 1275;
+/// The longest packet of one grid step: eight frames of 2.5 ms, and room for their lengths. Padding could make it
+/// longer than a page of a file.
+const PACKET_BYTES_MAX: usize = 8 * FRAME_BYTES_MAX + 32;
 
 /// Where the length field that the ordinary form leaves out belongs, and its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,7 +29,8 @@ struct Delimiter {
 /// Whether a stored packet may stand in a file: well-formed, and exactly one grid step long. All streams of a file need
 /// packets of the same duration; a decoder refuses others.
 pub(crate) fn lasts_one_tick(packet: &[u8]) -> bool {
-    parse(packet).is_some_and(|(samples, _)| samples == SAMPLES_PER_TICK_48K as usize)
+    packet.len() <= PACKET_BYTES_MAX
+        && parse(packet).is_some_and(|(samples, _)| samples == SAMPLES_PER_TICK_48K as usize)
 }
 
 /// Appends `packet` in self-delimiting form.

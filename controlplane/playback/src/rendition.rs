@@ -1,34 +1,34 @@
 //! A recording as a file that is never there as a whole.
 //!
-//! A file is a head (headers of its format) and then blocks of [`BLOCK_TICKS`] grid steps, each of which can be made for itself. Where a
-//! block begins is known: by arithmetic for WAV and mixes, by a table for stored Opus packets, whose lengths differ.
+//! A file is a head (headers of its format) and then blocks (`grid.rs`), each of which can be made for itself. Where a block
+//! begins is known: by arithmetic for WAV and mixes; for stored Opus packets, whose lengths differ, from the tables that
+//! were stored when the audio was sealed (`sizes.rs`), and from the packets themselves where there is no table.
 
+use crate::copy::CopyBlock;
 use crate::decode::{DecodeError, MIX_PACKET_BYTES, PRE_SKIP, SAMPLES_PER_TICK, Timeline};
-use crate::lane::{ChunkSource, Lane, StoreSource};
-use crate::ogg::{HEADER_PAGES, Mapping, PACKETS_PER_PAGE, Pager, header_pages, page_bytes};
-use crate::opus_packet::{SILENT_PACKET, push_self_delimited};
+use crate::grid::FileGrid;
+use crate::label::{comments, file_name, serial};
+use crate::lane::{Lane, LaneBlock, Lost, LostAudio};
+use crate::ogg::{HEADER_PAGES, Mapping, PAGE_HEADER_BYTES, Pager, header_pages};
+use crate::sizes::{block_bytes, table_name};
+use crate::source::{ChunkSource, Piece, Pieces, StoreSource};
 use crate::{Channels, Format, PlaybackError, select, wav};
 use sha2::{Digest, Sha256};
-use sidetone_model::{PartyRole, Recording, RecordingId, RecordingState, Tick, Track};
-use sidetone_store::{ChunkLocation, StoreReader};
+use sidetone_model::{Recording, RecordingId, RecordingState, Tick, Track, TrackId};
+use sidetone_store::{StoreError, StoreReader};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Ten seconds: a whole number of pages, so that pages do not depend on where reading begins.
-const BLOCK_TICKS: u64 = 500;
-const PAGES_PER_BLOCK: u64 = BLOCK_TICKS / PACKETS_PER_PAGE;
 /// 31 days. What claims to be longer is a damaged catalog, not a call.
 const TICKS_MAX: u64 = 31 * TICKS_PER_DAY;
 const TICKS_PER_DAY: u64 = 24 * 3600 * 50;
 /// How far the tracks of a running call may be apart on the disk; one that is further behind has fallen silent.
 const ACTIVE_TRACK_LAG_TICKS: u64 = 150;
 /// Part of every entity tag: another number when the same recording gives other bytes than before.
-const RENDITION_VERSION: u32 = 1;
-/// The longest text taken from signalling into the comments of a file, in bytes.
-const COMMENT_BYTES_MAX: usize = 256;
+const RENDITION_VERSION: u32 = 2;
 
 /// A recording as a file of known length, any part of which can be read.
 pub struct Rendition {
@@ -37,8 +37,7 @@ pub struct Rendition {
     format: Format,
     layout: Layout,
     lanes: Vec<Lane>,
-    first_tick: Tick,
-    ticks: u64,
+    grid: FileGrid,
     serial: u32,
     head: Vec<u8>,
     length: u64,
@@ -46,7 +45,7 @@ pub struct Rendition {
     file_name: String,
     /// The block made last, and its number: readers mostly go on where they were.
     block: Option<(u64, Vec<u8>)>,
-    damage: Option<String>,
+    lost: LostAudio,
 }
 
 /// How the blocks are made.
@@ -63,9 +62,12 @@ enum Layout {
 struct BlockStart {
     offset: u64,
     page_number: u32,
-    /// Of the block's bytes, to notice when they are others later.
-    digest: u32,
+    /// Of the block's bytes, to notice when they are others later; absent for sealed audio, which is never changed.
+    digest: Option<u32>,
 }
+
+/// All chunks of the recording.
+type Tracks = BTreeMap<TrackId, Pieces>;
 
 impl Rendition {
     /// Decides what the file holds and how long it is. An active recording ends where all its tracks are durable.
@@ -92,20 +94,23 @@ impl Rendition {
         channels: Channels,
     ) -> Result<Self, PlaybackError> {
         let recording = document.id;
-        let mut chunks = BTreeMap::new();
+        let failed = |source| PlaybackError::Store { recording, source };
+        let mut tracks = Tracks::new();
         for track in &document.tracks {
-            let locations = source
-                .locations(track.id, Tick(0)..Tick(u64::MAX))
-                .map_err(|source| PlaybackError::Store { recording, source })?;
-            if !locations.is_empty() {
-                chunks.insert(track.id, locations);
+            let pieces = source.pieces(track.id, Tick(0)..Tick(u64::MAX)).map_err(failed)?;
+            if !pieces.is_empty() {
+                tracks.insert(track.id, Pieces::new(pieces));
             }
         }
-        let lanes = select::lanes(document, channels, |track: &Track| chunks.contains_key(&track.id))
+        let lanes = select::lanes(document, channels, |track: &Track| tracks.contains_key(&track.id))
             .map_err(|reason| PlaybackError::NoAudio { recording, reason })?;
-        let (first_tick, ticks) = extent(chunks.values().map(Vec::as_slice), document.state);
-        if ticks > TICKS_MAX {
-            return Err(PlaybackError::Implausible { recording, days: ticks / TICKS_PER_DAY });
+        if let Some(error) = why_unreadable(&*source, &tracks) {
+            let reason = format!("none of it can be read: {error}");
+            return Err(PlaybackError::NoAudio { recording, reason });
+        }
+        let grid = extent(&tracks, document.state);
+        if grid.ticks > TICKS_MAX || grid.first.0 > u64::MAX / 2 {
+            return Err(PlaybackError::Implausible { recording, days: grid.ticks / TICKS_PER_DAY });
         }
 
         let serial = serial(recording, channels);
@@ -113,7 +118,7 @@ impl Rendition {
         let layout = match format {
             Format::Opus => {
                 let mapping = if channels == Channels::Dual { Mapping::TwoMono } else { Mapping::Mono };
-                header_pages(mapping, serial, &comments(document, channels, first_tick), &mut head);
+                header_pages(mapping, serial, &comments(document, channels, grid.first), &mut head);
                 match channels {
                     Channels::Mix if lanes.len() > 1 => Layout::Mix,
                     _ => Layout::Copy(Vec::new()),
@@ -127,18 +132,17 @@ impl Rendition {
             format,
             layout,
             lanes,
-            first_tick,
-            ticks,
+            grid,
             serial,
             head,
             length: 0,
             etag: String::new(),
-            file_name: file_name(document, channels, format, first_tick),
+            file_name: file_name(document, channels, format, grid.first),
             block: None,
-            damage: None,
+            lost: LostAudio::default(),
         };
-        rendition.lay_out()?;
-        rendition.etag = rendition.entity_tag(channels, &chunks);
+        rendition.lay_out(&tracks)?;
+        rendition.etag = rendition.entity_tag(channels, &tracks);
         Ok(rendition)
     }
 
@@ -152,7 +156,8 @@ impl Rendition {
         self.length == 0
     }
 
-    /// A strong entity tag (RFC 9110 §8.8.3), quotes included.
+    /// A strong entity tag (RFC 9110 §8.8.3), quotes included. The disk may lose audio later: that is then silent in a file of
+    /// the same tag.
     pub fn etag(&self) -> &str {
         &self.etag
     }
@@ -168,13 +173,12 @@ impl Rendition {
 
     /// How long it plays: the stored grid steps less the pre-skip (6.5 ms).
     pub fn duration_seconds(&self) -> f64 {
-        (self.ticks as f64 * SAMPLES_PER_TICK as f64 - PRE_SKIP as f64) / f64::from(wav::SAMPLE_RATE_HZ)
+        (self.grid.ticks as f64 * SAMPLES_PER_TICK as f64 - PRE_SKIP as f64) / f64::from(wav::SAMPLE_RATE_HZ)
     }
 
-    /// The first thing found so far that could not be read and is silent in the file; for .opus files of stored packets
-    /// known once it is open, for others once it has been read.
-    pub fn damage(&self) -> Option<&str> {
-        self.damage.as_deref()
+    /// Stored audio that cannot be read and is silent in the file, as far as it has been read; the first thousand pieces.
+    pub fn lost(&self) -> impl Iterator<Item = &Lost> {
+        self.lost.iter()
     }
 
     /// Appends the bytes in `range` to `out`.
@@ -227,108 +231,95 @@ impl Rendition {
         match &self.layout {
             Layout::Copy(starts) => {
                 let start = starts[block as usize];
-                let expected_bytes = starts[block as usize + 1].offset - start.offset;
-                let pager = self.copy_packets(block, start.page_number, out)?;
-                if pager.digest != start.digest || out.len() as u64 != expected_bytes {
-                    return Err(PlaybackError::Changed { recording: self.recording });
-                }
-                Ok(())
+                let bytes = starts[block as usize + 1].offset - start.offset;
+                self.copy_packets(block, start, bytes, out)
             }
             Layout::Mix => self.mix_packets(block, out),
             &Layout::Wav { channels } => self.samples(block, channels, out),
         }
     }
 
-    /// Stored packets into pages; for two channels each grid step's two packets as one, the first self-delimiting.
-    fn copy_packets(&mut self, block: u64, page_number: u32, out: &mut Vec<u8>) -> Result<Pager, PlaybackError> {
-        let ticks = self.block_ticks(block);
-        let mut pager = Pager::new(self.serial, page_number, ticks.start);
-        let fail = |source| PlaybackError::Store { recording: self.recording, source };
-        let lanes = self.lanes.iter().map(|lane| self.timeline().packets(lane, ticks.clone()));
-        let lanes = lanes.collect::<Result<Vec<_>, _>>().map_err(fail)?;
-        let mut pair = Vec::new();
-        for index in 0..(ticks.end - ticks.start) as usize {
-            let mut packets = lanes.iter().map(|lane| lane.packet(index).unwrap_or(&SILENT_PACKET));
-            match (packets.next(), packets.next()) {
-                (Some(left), Some(right)) => {
-                    pair.clear();
-                    push_self_delimited(left, &mut pair);
-                    pair.extend_from_slice(right);
-                    pager.push(&pair, out);
-                }
-                (Some(only), None) => pager.push(only, out),
-                (None, _) => unreachable!("a file has one lane or two"),
+    fn copy_packets(
+        &mut self,
+        block: u64,
+        start: BlockStart,
+        bytes: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), PlaybackError> {
+        let content = self.stored_packets(block, start.page_number)?;
+        let pager = content.pages(out);
+        let same = out.len() as u64 == bytes && start.digest.is_none_or(|digest| digest == pager.digest);
+        let something_is_lost = content.lanes.iter().any(|lane| !lane.lost.is_empty());
+        if !same {
+            out.clear();
+            // Told as long as it was, and not readable any more: silence of that length.
+            if !something_is_lost || !content.fitted_pages(bytes, out) {
+                return Err(PlaybackError::Changed { recording: self.recording });
             }
         }
-        pager.flush(ticks.end == self.ticks, out);
-        if self.damage.is_none() {
-            self.damage = lanes.into_iter().find_map(|lane| lane.damage);
-        }
-        Ok(pager)
+        self.note_lost(content);
+        Ok(())
+    }
+
+    fn stored_packets(&self, block: u64, page_number: u32) -> Result<CopyBlock, PlaybackError> {
+        let ticks = self.grid.block(block);
+        let lanes: Result<Vec<LaneBlock>, _> =
+            self.lanes.iter().map(|lane| self.timeline().packets(lane, ticks.clone())).collect();
+        let lanes = lanes.map_err(|source| PlaybackError::Store { recording: self.recording, source })?;
+        Ok(CopyBlock { serial: self.serial, grid: self.grid, block, page_number, lanes })
+    }
+
+    fn note_lost(&mut self, content: CopyBlock) {
+        content.lanes.into_iter().flat_map(|lane| lane.lost).for_each(|lost| self.lost.note(lost));
     }
 
     fn mix_packets(&mut self, block: u64, out: &mut Vec<u8>) -> Result<(), PlaybackError> {
-        let ticks = self.block_ticks(block);
-        let page_number = HEADER_PAGES + (block * PAGES_PER_BLOCK) as u32;
-        let mut pager = Pager::new(self.serial, page_number, ticks.start);
-        let mut damage = self.damage.take();
+        let ticks = self.grid.block(block);
+        let page_number = HEADER_PAGES + self.grid.pages_before(ticks.start) as u32;
+        let mut pager = Pager::new(self.serial, page_number, self.grid.first, ticks.start);
+        let mut lost = std::mem::take(&mut self.lost);
         let result =
-            self.timeline().encode_sum(&self.lanes, ticks.clone(), &mut damage, |packet| pager.push(packet, out));
-        self.damage = damage;
+            self.timeline().encode_sum(&self.lanes, ticks.clone(), &mut lost, |packet| pager.push(packet, out));
+        self.lost = lost;
         result.map_err(|error| self.fail(error))?;
-        pager.flush(ticks.end == self.ticks, out);
+        pager.flush(ticks.end == self.grid.ticks, out);
         Ok(())
     }
 
     /// Samples, interleaved when there are two channels. The pre-skip is left out at the file's beginning, so every block
     /// but the first begins that much earlier than its grid steps.
     fn samples(&mut self, block: u64, channels: u16, out: &mut Vec<u8>) -> Result<(), PlaybackError> {
-        let ticks = self.block_ticks(block);
+        let ticks = self.grid.block(block);
         let skipped = if block == 0 { PRE_SKIP } else { 0 };
-        let mut damage = self.damage.take();
-        let decode = |lanes: &[Lane], damage: &mut Option<String>| {
-            self.timeline().decode_sum(lanes, ticks.clone(), damage).map_err(|error| self.fail(error))
+        let mut lost = std::mem::take(&mut self.lost);
+        let decode = |lanes: &[Lane], lost: &mut LostAudio| {
+            self.timeline().decode_sum(lanes, ticks.clone(), lost).map_err(|error| self.fail(error))
         };
         let result = if channels == 2 {
-            decode(&self.lanes[..1], &mut damage)
-                .and_then(|left| Ok((left, decode(&self.lanes[1..], &mut damage)?)))
-                .map(|(left, right)| {
+            decode(&self.lanes[..1], &mut lost).and_then(|left| Ok((left, decode(&self.lanes[1..], &mut lost)?))).map(
+                |(left, right)| {
                     for (left, right) in left.into_iter().zip(right).skip(skipped) {
                         out.extend_from_slice(&left.to_le_bytes());
                         out.extend_from_slice(&right.to_le_bytes());
                     }
-                })
+                },
+            )
         } else {
-            decode(&self.lanes, &mut damage).map(|samples| {
+            decode(&self.lanes, &mut lost).map(|samples| {
                 samples.iter().skip(skipped).for_each(|sample| out.extend_from_slice(&sample.to_le_bytes()));
             })
         };
-        self.damage = damage;
+        self.lost = lost;
         result
     }
 
     /// Finds out where the blocks begin and how long the file is.
-    fn lay_out(&mut self) -> Result<(), PlaybackError> {
-        let blocks = self.ticks.div_ceil(BLOCK_TICKS);
+    fn lay_out(&mut self, tracks: &Tracks) -> Result<(), PlaybackError> {
         match self.layout {
-            Layout::Copy(_) => {
-                let mut starts = Vec::with_capacity(blocks as usize + 1);
-                let mut offset = self.head.len() as u64;
-                let mut page_number = HEADER_PAGES;
-                let mut bytes = Vec::new();
-                for block in 0..blocks {
-                    bytes.clear();
-                    let pager = self.copy_packets(block, page_number, &mut bytes)?;
-                    starts.push(BlockStart { offset, page_number, digest: pager.digest });
-                    offset += bytes.len() as u64;
-                    page_number = pager.number;
-                }
-                starts.push(BlockStart { offset, page_number, digest: 0 });
-                self.layout = Layout::Copy(starts);
-            }
+            Layout::Copy(_) => self.layout = Layout::Copy(self.block_starts(tracks)?),
             Layout::Mix => {}
             Layout::Wav { channels } => {
-                let samples = self.ticks * SAMPLES_PER_TICK as u64 - PRE_SKIP as u64;
+                let samples = self.grid.ticks * SAMPLES_PER_TICK as u64 - PRE_SKIP as u64;
                 let data_bytes = samples * u64::from(channels * wav::BYTES_PER_SAMPLE);
                 self.head = wav::header(channels, data_bytes).ok_or(PlaybackError::TooLong {
                     recording: self.recording,
@@ -337,21 +328,62 @@ impl Rendition {
                 })?;
             }
         }
-        self.length = self.block_offset(blocks);
+        self.length = self.block_offset(self.grid.blocks());
         Ok(())
+    }
+
+    fn block_starts(&mut self, tracks: &Tracks) -> Result<Vec<BlockStart>, PlaybackError> {
+        let blocks = self.grid.blocks();
+        let mut starts = Vec::with_capacity(blocks as usize + 1);
+        let mut offset = self.head.len() as u64;
+        let mut page_number = HEADER_PAGES;
+        let mut bytes = Vec::new();
+        for block in 0..blocks {
+            if let Some(told) = self.told_bytes(tracks, block) {
+                starts.push(BlockStart { offset, page_number, digest: None });
+                offset += told;
+                let ticks = self.grid.block(block);
+                page_number += (self.grid.pages_before(ticks.end) - self.grid.pages_before(ticks.start)) as u32;
+                continue;
+            }
+            bytes.clear();
+            let content = self.stored_packets(block, page_number)?;
+            let pager = content.pages(&mut bytes);
+            self.note_lost(content);
+            starts.push(BlockStart { offset, page_number, digest: Some(pager.digest) });
+            offset += bytes.len() as u64;
+            page_number = pager.number;
+        }
+        starts.push(BlockStart { offset, page_number, digest: None });
+        Ok(starts)
+    }
+
+    /// The length of a block as a table tells it: only when all that plays in it lies in one run that has such a table.
+    fn told_bytes(&self, tracks: &Tracks, block: u64) -> Option<u64> {
+        let steps = self.grid.block_since_epoch(block);
+        let of_lanes = self.lanes.iter().flatten().filter_map(|track| tracks.get(track));
+        let mut runs = of_lanes.flat_map(|pieces| pieces.within(&steps)).map(Piece::run);
+        let run = runs.next()??;
+        if !runs.all(|other| other.is_some_and(|other| Arc::ptr_eq(other, run) || other == run)) {
+            return None;
+        }
+        // An index that cannot be read is told when the audio is.
+        let index = self.source.run_index(run).ok()?;
+        let in_run = |track: &TrackId| index.entries.binary_search_by_key(track, |entry| entry.track).is_ok();
+        let of_run = |lane: &Lane| lane.iter().copied().filter(in_run).collect();
+        let lanes: Vec<Lane> = self.lanes.iter().map(of_run).collect();
+        block_bytes(index.table(&table_name(&lanes))?, &(index.first_tick()..index.end_tick()), &steps)
     }
 
     /// Where a block begins in the file; for the number behind the last block, the file's length.
     fn block_offset(&self, block: u64) -> u64 {
         let head_bytes = self.head.len() as u64;
-        let ticks = (block * BLOCK_TICKS).min(self.ticks);
+        let ticks = self.grid.block(block).start;
         match &self.layout {
             Layout::Copy(starts) => starts[block as usize].offset,
             Layout::Mix => {
-                let whole_pages = ticks / PACKETS_PER_PAGE;
-                let rest = ticks % PACKETS_PER_PAGE;
-                let rest_bytes = if rest == 0 { 0 } else { page_bytes(rest, MIX_PACKET_BYTES as u64) };
-                head_bytes + whole_pages * page_bytes(PACKETS_PER_PAGE, MIX_PACKET_BYTES as u64) + rest_bytes
+                let pages = self.grid.pages_before(ticks);
+                head_bytes + pages * PAGE_HEADER_BYTES as u64 + ticks * (1 + MIX_PACKET_BYTES as u64)
             }
             Layout::Wav { channels } => {
                 let samples = (ticks * SAMPLES_PER_TICK as u64).saturating_sub(PRE_SKIP as u64);
@@ -362,8 +394,7 @@ impl Rendition {
 
     /// The block that holds the byte at `offset`, which lies behind the head.
     fn block_at(&self, offset: u64) -> u64 {
-        let blocks = self.ticks.div_ceil(BLOCK_TICKS);
-        let (mut low, mut high) = (0, blocks);
+        let (mut low, mut high) = (0, self.grid.blocks());
         while high - low > 1 {
             let middle = low + (high - low) / 2;
             if self.block_offset(middle) <= offset {
@@ -375,37 +406,36 @@ impl Rendition {
         low
     }
 
-    fn block_ticks(&self, block: u64) -> Range<u64> {
-        block * BLOCK_TICKS..((block + 1) * BLOCK_TICKS).min(self.ticks)
-    }
-
     fn timeline(&self) -> Timeline<'_> {
-        Timeline { source: &*self.source, first_tick: self.first_tick, ticks: self.ticks }
+        Timeline { source: &*self.source, first_tick: self.grid.first, ticks: self.grid.ticks }
     }
 
     fn fail(&self, error: DecodeError) -> PlaybackError {
         error.into_playback(self.recording)
     }
 
-    /// From everything that the bytes depend on: the head, which chunks there are, and the version of this code.
-    fn entity_tag(&self, channels: Channels, chunks: &BTreeMap<sidetone_model::TrackId, Vec<ChunkLocation>>) -> String {
+    /// From everything that the bytes depend on: the head, the chunks, and the version of this code. Where the chunks lie is no part
+    /// of it: the tag stays when audio moves from a journal into a segment.
+    fn entity_tag(&self, channels: Channels, tracks: &Tracks) -> String {
         let mut digest = Sha256::new();
         digest.update(RENDITION_VERSION.to_le_bytes());
         digest.update(opus::version());
         digest.update(self.recording.0.as_bytes());
         digest.update([self.format as u8, channels as u8]);
-        digest.update(self.first_tick.0.to_le_bytes());
-        digest.update(self.ticks.to_le_bytes());
+        digest.update(self.grid.first.0.to_le_bytes());
+        digest.update(self.grid.ticks.to_le_bytes());
         digest.update(&self.head);
         if let Layout::Copy(starts) = &self.layout {
-            starts.iter().for_each(|start| digest.update(start.digest.to_le_bytes()));
+            starts.iter().for_each(|start| digest.update(start.offset.to_le_bytes()));
         }
         for track in self.lanes.iter().flatten() {
             digest.update([0xff, track.0]);
-            for chunk in chunks.get(track).into_iter().flatten() {
-                digest.update(chunk.first_tick.0.to_le_bytes());
-                digest.update(chunk.located.position.file.to_le_bytes());
-                digest.update(chunk.located.position.offset.to_le_bytes());
+            for piece in tracks.get(track).into_iter().flat_map(Pieces::iter) {
+                let location = &piece.location;
+                digest.update(location.first_tick.0.to_le_bytes());
+                digest.update(location.ticks.to_le_bytes());
+                digest.update(location.packets.to_le_bytes());
+                digest.update(location.place.bytes().to_le_bytes());
             }
         }
         let mut tag = String::from("\"");
@@ -417,13 +447,12 @@ impl Rendition {
     }
 }
 
-/// First grid step and number of grid steps over all tracks, at least one of which has a chunk.
-fn extent<'a>(tracks: impl Iterator<Item = &'a [ChunkLocation]>, state: RecordingState) -> (Tick, u64) {
-    let end_of = |chunk: &ChunkLocation| chunk.first_tick.0.saturating_add(u64::from(chunk.ticks));
+/// The grid steps of a file over all tracks, at least one of which has a chunk.
+fn extent(tracks: &Tracks, state: RecordingState) -> FileGrid {
     let (mut first, mut ends) = (u64::MAX, Vec::new());
-    for chunks in tracks {
-        first = chunks.iter().map(|chunk| chunk.first_tick.0).fold(first, u64::min);
-        ends.extend(chunks.iter().map(end_of).max());
+    for pieces in tracks.values() {
+        first = pieces.iter().map(|piece| piece.steps().start.0).fold(first, u64::min);
+        ends.extend(pieces.iter().map(|piece| piece.steps().end.0).max());
     }
     let last = ends.iter().copied().max().unwrap_or(first);
     let end = match state {
@@ -434,61 +463,14 @@ fn extent<'a>(tracks: impl Iterator<Item = &'a [ChunkLocation]>, state: Recordin
         }
         RecordingState::Complete | RecordingState::Incomplete => last,
     };
-    (Tick(first), end.saturating_sub(first).max(1))
+    FileGrid { first: Tick(first), ticks: end.saturating_sub(first).max(1) }
 }
 
-/// Ogg's stream number: any, but the same for the same file.
-fn serial(recording: RecordingId, channels: Channels) -> u32 {
-    let digest = Sha256::new().chain_update(recording.0.as_bytes()).chain_update([channels as u8]).finalize();
-    u32::from_le_bytes([digest[0], digest[1], digest[2], digest[3]])
-}
-
-fn comments(recording: &Recording, channels: Channels, first_tick: Tick) -> Vec<(&'static str, String)> {
-    let mut comments = vec![
-        ("ENCODER", concat!("sidetone ", env!("CARGO_PKG_VERSION")).to_owned()),
-        ("DATE", first_tick.start().to_string()),
-        ("RECORDING_ID", recording.id.to_string()),
-        ("CONVERSATION_ID", recording.conversation_id.to_string()),
-        ("CHANNELS", channels.to_string()),
-    ];
-    for (name, role) in [("CALLER", PartyRole::Caller), ("CALLEE", PartyRole::Callee)] {
-        if let Some(party) = recording.parties.iter().find(|party| party.role == role) {
-            let text = [party.name.as_str(), party.number.as_str()];
-            let text = text.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
-            comments.push((name, shortened(&text)));
-        }
-    }
-    comments
-}
-
-/// The beginning of a text, at most [`COMMENT_BYTES_MAX`] bytes, without control characters.
-fn shortened(text: &str) -> String {
-    let mut short = String::new();
-    for character in text.chars().filter(|character| !character.is_control()) {
-        if short.len() + character.len_utf8() > COMMENT_BYTES_MAX {
-            break;
-        }
-        short.push(character);
-    }
-    short
-}
-
-fn file_name(recording: &Recording, channels: Channels, format: Format, first_tick: Tick) -> String {
-    let time = first_tick.start().to_string();
-    // 2005-01-14T17:58:02… → 2005-01-14T175802Z
-    let mut name = time.get(..19).unwrap_or(&time).replace(':', "") + "Z";
-    for role in [PartyRole::Caller, PartyRole::Callee] {
-        let party = recording.parties.iter().find(|party| party.role == role);
-        let text = party.map_or("", |party| if party.number.is_empty() { &party.name } else { &party.number });
-        let safe: String =
-            text.chars().filter(|character| character.is_ascii_alphanumeric() || *character == '+').take(32).collect();
-        if !safe.is_empty() {
-            name.push('_');
-            name.push_str(&safe);
-        }
-    }
-    write!(name, "_{channels}.{format}").expect("writing to a string cannot fail");
-    name
+/// Why nothing at all can be found of the recording's audio.
+fn why_unreadable(source: &dyn ChunkSource, tracks: &Tracks) -> Option<StoreError> {
+    let mut pieces = tracks.values().flat_map(Pieces::iter).peekable();
+    let first = (*pieces.peek()?).clone();
+    if pieces.all(Piece::is_unreadable) { source.read(&first).err() } else { None }
 }
 
 /// Writes the whole file.

@@ -1,36 +1,44 @@
 //! A recording in memory, for tests: signals in, chunks as the encoder would have stored them.
 
-use crate::lane::ChunkSource;
-use crate::{Channels, Format, PlaybackError, Rendition};
-use sidetone_log::{Chunk, ChunkCodec, ChunkHeader, ChunkPayload, Located, LogError, LogPosition};
-use sidetone_model::{
-    CaptureTime, ConversationId, Losses, NodeName, Party, PartyRole, Recording, RecordingId, RecordingState,
-    SCHEMA_VERSION, Seed, Side, Stream, Tick, Track, TrackId, TrackKind,
+use crate::source::{ChunkSource, Piece};
+use crate::{Channels, Format, PlaybackError, Rendition, size_tables};
+use sidetone_log::{
+    Chunk, ChunkCodec, ChunkHeader, ChunkPayload, ChunkRecord, Located, LogError, LogPosition, Run, RunEntry, RunIndex,
+    SegmentNumber, VolumeNumber,
 };
-use sidetone_store::{ChunkLocation, StoreError};
-use std::collections::BTreeMap;
+use sidetone_model::{
+    CaptureTime, ConversationId, Losses, MerkleRoot, NodeName, Party, PartyRole, Recording, RecordingId,
+    RecordingState, SCHEMA_VERSION, Seed, Side, Stream, Tick, Track, TrackId, TrackKind,
+};
+use sidetone_store::{ChunkLocation, ChunkPlace, StoreError};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 pub(crate) const FIRST_TICK: Tick = Tick(55_286_274_148);
 
-/// Chunks by track; shared, so that a test can add to them while a rendition is open.
+/// Stored chunks; shared, so that a test can add to them while a rendition is open.
 #[derive(Clone, Default)]
-pub(crate) struct MemorySource(pub(crate) Arc<Mutex<BTreeMap<TrackId, Vec<StoredChunk>>>>);
+pub(crate) struct MemorySource(pub(crate) Arc<Mutex<Stored>>);
 
-#[derive(Clone)]
+#[derive(Default)]
+pub(crate) struct Stored {
+    /// In the order of time.
+    pub(crate) chunks: Vec<StoredChunk>,
+    runs: Vec<(Arc<Run>, Arc<RunIndex>)>,
+    /// Bytes of chunks that were read.
+    pub(crate) bytes_read: u64,
+}
+
 pub(crate) struct StoredChunk {
-    pub(crate) chunk: Chunk,
+    pub(crate) record: ChunkRecord,
     pub(crate) broken: bool,
-    location: ChunkLocation,
+    place: ChunkPlace,
 }
 
 impl MemorySource {
     /// Stores packets from `first_tick` on, in chunks of a second; empty packets are grid steps without audio.
     pub(crate) fn store(&self, track: TrackId, first_tick: Tick, packets: &[Vec<u8>]) {
-        let mut all = self.0.lock().unwrap();
-        let mut offset: u64 = all.values().flatten().map(|stored| u64::from(stored.location.located.length)).sum();
-        let stored = all.entry(track).or_default();
+        let mut stored = self.0.lock().unwrap();
         for (index, second) in packets.chunks(50).enumerate() {
             // Steps without audio never stand at the ends of a chunk.
             let Some(begin) = second.iter().position(|packet| !packet.is_empty()) else { continue };
@@ -48,14 +56,102 @@ impl MemorySource {
                 nonce: [0; 12],
                 tag: [0; 16],
             };
-            let length = payload.0.len() as u32;
-            let located = Located { position: LogPosition { file: 1, offset }, length };
-            offset += u64::from(length);
-            let location =
-                ChunkLocation { first_tick: header.first_tick, ticks: header.ticks, packets: header.packets, located };
-            stored.push(StoredChunk { chunk: Chunk { header, payload: payload.0 }, broken: false, location });
+            let record = ChunkRecord::new(&header, &payload.0).unwrap();
+            let offset = stored.chunks.len() as u64;
+            let located = Located { position: LogPosition { file: 1, offset }, length: record.bytes().len() as u32 };
+            let place = ChunkPlace::Journal { volume: VolumeNumber(0), located };
+            stored.chunks.push(StoredChunk { record, broken: false, place });
         }
-        stored.sort_by_key(|stored| stored.location.first_tick);
+        stored.chunks.sort_by_key(|chunk| chunk.record.header().first_tick);
+    }
+
+    /// Moves what begins before `until` and is not sealed yet into a run, with its tables.
+    pub(crate) fn seal(&self, document: &Recording, until: Tick) {
+        let mut stored = self.0.lock().unwrap();
+        let is_open = |chunk: &StoredChunk| {
+            matches!(chunk.place, ChunkPlace::Journal { .. }) && chunk.record.header().first_tick < until
+        };
+        let mut records: Vec<ChunkRecord> =
+            stored.chunks.iter().filter(|chunk| is_open(chunk)).map(|chunk| chunk.record.clone()).collect();
+        records.sort_by_key(|record| (record.header().track, record.header().first_tick));
+        let mut entries = Vec::new();
+        for record in &records {
+            let ChunkHeader { track, first_tick, ticks, packets, .. } = *record.header();
+            entries.push(RunEntry {
+                track,
+                first_tick,
+                ticks,
+                packets,
+                offset: 0,
+                length: record.bytes().len() as u32,
+            });
+        }
+        let index = RunIndex {
+            file_id: Default::default(),
+            offset: stored.runs.len() as u64,
+            recording: document.id,
+            through: Vec::new(),
+            chunks_offset: 0,
+            index_offset: 0,
+            entries,
+            root: MerkleRoot([0; 32]),
+            tables: size_tables(document, &records),
+        };
+        let run = Arc::new(index.run(VolumeNumber(0), SegmentNumber(1), 0));
+        for entry in &index.entries {
+            let header_is = |chunk: &StoredChunk| {
+                let header = chunk.record.header();
+                (header.track, header.first_tick) == entry.key()
+            };
+            let chunk = stored.chunks.iter_mut().find(|chunk| header_is(chunk)).unwrap();
+            chunk.place = ChunkPlace::Segment { run: Arc::clone(&run), entry: *entry };
+        }
+        stored.runs.push((run, Arc::new(index)));
+    }
+
+    /// The `number`th chunk of a track cannot be read any more.
+    pub(crate) fn damage(&self, track: TrackId, number: usize) {
+        let mut stored = self.0.lock().unwrap();
+        let mut of_track = stored.chunks.iter_mut().filter(|chunk| chunk.record.header().track == track);
+        of_track.nth(number).unwrap().broken = true;
+    }
+
+    /// The same, when there is any.
+    pub(crate) fn seal_if_any(&self, document: &Recording, until: Tick) {
+        let is_open = |chunk: &StoredChunk| {
+            matches!(chunk.place, ChunkPlace::Journal { .. }) && chunk.record.header().first_tick < until
+        };
+        let any = self.0.lock().unwrap().chunks.iter().any(is_open);
+        if any {
+            self.seal(document, until);
+        }
+    }
+
+    pub(crate) fn table_names(&self) -> Vec<String> {
+        let stored = self.0.lock().unwrap();
+        stored.runs.iter().flat_map(|(_, index)| &index.tables).map(|table| table.name.clone()).collect()
+    }
+
+    pub(crate) fn table_bytes(&self) -> usize {
+        let stored = self.0.lock().unwrap();
+        stored.runs.iter().flat_map(|(_, index)| &index.tables).map(|table| table.name.len() + table.bytes.len()).sum()
+    }
+
+    /// Every table is off by a byte.
+    pub(crate) fn spoil_tables(&self) {
+        let mut stored = self.0.lock().unwrap();
+        for (_, index) in &mut stored.runs {
+            for table in &mut Arc::make_mut(index).tables {
+                table.bytes[0] ^= 1;
+            }
+        }
+    }
+
+    /// Bytes of chunks read while `work` was done.
+    pub(crate) fn reads<T>(&self, work: impl FnOnce() -> T) -> (u64, T) {
+        let before = self.0.lock().unwrap().bytes_read;
+        let done = work();
+        (self.0.lock().unwrap().bytes_read - before, done)
     }
 
     pub(crate) fn open(
@@ -72,34 +168,38 @@ impl MemorySource {
         crate::write_to(&mut self.open(document, format, channels).unwrap(), &mut file).unwrap();
         file
     }
-
-    fn within(&self, track: TrackId, ticks: &Range<Tick>) -> Vec<StoredChunk> {
-        let all = self.0.lock().unwrap();
-        let overlaps = |stored: &&StoredChunk| {
-            let first = stored.location.first_tick.0;
-            first < ticks.end.0 && first + u64::from(stored.location.ticks) > ticks.start.0
-        };
-        all.get(&track).into_iter().flatten().filter(overlaps).cloned().collect()
-    }
 }
 
 impl ChunkSource for MemorySource {
-    fn locations(&self, track: TrackId, ticks: Range<Tick>) -> Result<Vec<ChunkLocation>, StoreError> {
-        Ok(self.within(track, &ticks).into_iter().map(|stored| stored.location).collect())
+    fn pieces(&self, track: TrackId, ticks: Range<Tick>) -> Result<Vec<Piece>, StoreError> {
+        let stored = self.0.lock().unwrap();
+        let piece = |chunk: &StoredChunk| {
+            let ChunkHeader { recording, track, first_tick, ticks, packets, .. } = *chunk.record.header();
+            let place = chunk.place.clone();
+            Piece { location: ChunkLocation { recording, track, first_tick, ticks, packets, place } }
+        };
+        let of_track = stored.chunks.iter().filter(|chunk| chunk.record.header().track == track).map(piece);
+        let overlaps = |piece: &Piece| piece.steps().start < ticks.end && piece.steps().end > ticks.start;
+        Ok(of_track.filter(overlaps).collect())
     }
 
-    fn chunks(
-        &self,
-        track: TrackId,
-        ticks: Range<Tick>,
-    ) -> Result<Box<dyn Iterator<Item = Result<Chunk, StoreError>> + '_>, StoreError> {
-        Ok(Box::new(self.within(track, &ticks).into_iter().map(|stored| {
-            if stored.broken {
-                let LogPosition { file, offset } = stored.location.located.position;
-                return Err(StoreError::Log(LogError::Damaged { file, from: offset, to: offset + 1 }));
-            }
-            Ok(stored.chunk)
-        })))
+    fn read(&self, piece: &Piece) -> Result<Chunk, StoreError> {
+        let mut stored = self.0.lock().unwrap();
+        stored.bytes_read += piece.location.place.bytes();
+        let is_it = |chunk: &&StoredChunk| {
+            let header = chunk.record.header();
+            (header.track, header.first_tick) == (piece.location.track, piece.location.first_tick)
+        };
+        let chunk = stored.chunks.iter().find(is_it).unwrap();
+        if chunk.broken {
+            return Err(StoreError::Log(LogError::Damaged { file: 1, from: 16, to: 32 }));
+        }
+        Ok(chunk.record.clone().into_chunk())
+    }
+
+    fn run_index(&self, run: &Run) -> Result<Arc<RunIndex>, StoreError> {
+        let stored = self.0.lock().unwrap();
+        Ok(Arc::clone(&stored.runs.iter().find(|(known, _)| **known == *run).unwrap().1))
     }
 }
 
@@ -139,6 +239,8 @@ pub(crate) fn party(id: u8, role: PartyRole, number: &str, name: &str) -> Party 
 pub(crate) fn document() -> Recording {
     Recording {
         schema: SCHEMA_VERSION,
+        annotations: Default::default(),
+        proof: None,
         id: recording_id(),
         node: NodeName("test".to_owned()),
         conversation_id: ConversationId::derive(Seed([7; 16]), FIRST_TICK.start(), "playback@test"),

@@ -144,6 +144,8 @@ pub(crate) struct Call {
     pub had_stream: [bool; 2],
     /// A stream of video or other media was seen for it.
     pub saw_other_media: bool,
+    /// Since when it has media that the store has no room for.
+    pub refused_since: Option<CaptureTime>,
     pub last_signalling: (Moment, CaptureTime),
     pub last_media: Option<(Moment, CaptureTime)>,
     /// When the tracker must look at it next.

@@ -98,4 +98,14 @@ pub enum NotRecordedReason {
     NoAudio,
     /// The tracker had no room for another call (`max_calls`).
     TooManyCalls,
+    /// The store took no new recordings for as long as the call lasted ([`crate::Tracker::on_room`]).
+    NoRoom,
+}
+
+/// Where the store holds audio of a track that an earlier process recorded.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredAudio {
+    pub track: TrackId,
+    /// Begin and end (exclusive), ascending; silence between them. It is enough to tell the latest ones.
+    pub spans: Vec<(CaptureTime, CaptureTime)>,
 }

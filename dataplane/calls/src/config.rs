@@ -92,6 +92,7 @@ pub struct TrackerStatistics {
     pub not_recorded_no_media: u64,
     pub not_recorded_no_audio: u64,
     pub not_recorded_too_many_calls: u64,
+    pub not_recorded_no_room: u64,
     /// Recordings of streams without a call (`orphans = record`).
     pub orphans_recorded: u64,
     /// Calls known now, recorded or not.
@@ -123,6 +124,7 @@ impl TrackerStatistics {
             + self.not_recorded_no_media
             + self.not_recorded_no_audio
             + self.not_recorded_too_many_calls
+            + self.not_recorded_no_room
     }
 
     pub(crate) fn count_not_recorded(&mut self, reason: NotRecordedReason) {
@@ -131,6 +133,7 @@ impl TrackerStatistics {
             NotRecordedReason::NoMedia => &mut self.not_recorded_no_media,
             NotRecordedReason::NoAudio => &mut self.not_recorded_no_audio,
             NotRecordedReason::TooManyCalls => &mut self.not_recorded_too_many_calls,
+            NotRecordedReason::NoRoom => &mut self.not_recorded_no_room,
         } += 1;
     }
 }

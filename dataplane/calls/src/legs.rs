@@ -61,6 +61,7 @@ impl Tracker {
                 take: None,
                 had_stream: [false; 2],
                 saw_other_media: false,
+                refused_since: None,
                 last_signalling: (now, time),
                 last_media: None,
                 due: Moment::default(),
@@ -386,6 +387,7 @@ impl Tracker {
         let Some(gone) = self.calls.remove(&goes) else { return };
         self.timers.remove(&(gone.due, crate::tracker::Timer::Call(goes)));
         self.to_save.remove(&goes);
+        self.refused.remove(&goes);
         self.statistics.calls_seen -= 1;
         for &flow in &gone.flows {
             self.flows.get_mut(flow).into_iter().for_each(|flow| flow.move_to(stays));
@@ -394,6 +396,10 @@ impl Tracker {
         let gone_is_earlier = gone.started_at < call.started_at;
         call.flows.extend(&gone.flows);
         call.saw_other_media |= gone.saw_other_media;
+        if let Some(since) = gone.refused_since.filter(|_| call.take.is_none()) {
+            call.refused_since = Some(call.refused_since.map_or(since, |own| own.min(since)));
+            self.refused.insert(stays);
+        }
         call.last_signalling = call.last_signalling.max(gone.last_signalling);
         if gone_is_earlier {
             call.started_at = gone.started_at;

@@ -4,7 +4,7 @@ use crate::binding::SideBindings;
 use crate::call::{CallLeg, CallNumber, Phase, side_index};
 use crate::flow::FlowNumber;
 use crate::legs::reference_text;
-use crate::take::{Take, TrackState, side_of_track, track_id};
+use crate::take::{GAP_NO_ROOM, Take, TrackState, side_of_track, track_id};
 use crate::tracker::{Timer, Tracker};
 use crate::{Command, NotRecordedReason, TrackReport};
 use sidetone_model::{CaptureTime, EndReason, Recording, RecordingId, RecordingState, SCHEMA_VERSION, TrackId};
@@ -20,7 +20,15 @@ impl Tracker {
             let document = self.new_document(number)?;
             self.recordings.insert(document.id, number);
             let call = self.calls.get_mut(&number)?;
-            call.take = Some(Box::new(Take::new(document, now)));
+            let mut take = Take::new(document, now);
+            if let Some(from) = call.refused_since {
+                take.open_gap(from, GAP_NO_ROOM);
+            }
+            if let Phase::Ending { at, reason, .. } = call.phase {
+                take.edit().ended_at = Some(at);
+                take.edit().end_reason = Some(reason);
+            }
+            call.take = Some(Box::new(take));
             if call.orphan.is_some() {
                 self.statistics.orphans_recorded += 1;
             } else {
@@ -52,6 +60,8 @@ impl Tracker {
         };
         Some(Recording {
             schema: SCHEMA_VERSION,
+            annotations: Default::default(),
+            proof: None,
             id: RecordingId::derive(self.config.seed, call.started_at, &reference),
             node: self.config.node.clone(),
             conversation_id: call.conversation,
@@ -225,6 +235,7 @@ impl Tracker {
         let Some(call) = self.calls.remove(&number) else { return };
         self.timers.remove(&(call.due, Timer::Call(number)));
         self.to_save.remove(&number);
+        self.refused.remove(&number);
         if let Some(take) = &call.take {
             self.recordings.remove(&take.document.id);
         }
@@ -252,6 +263,9 @@ impl Tracker {
         let Some(call) = self.calls.get(&number) else { return NotRecordedReason::NoMedia };
         let legs = || call.legs.iter().filter_map(|leg| self.legs.get(leg));
         let sides = || legs().flat_map(|leg| &leg.sides);
+        if call.refused_since.is_some() {
+            return NotRecordedReason::NoRoom;
+        }
         if !self.config.keep_unanswered && !legs().any(CallLeg::is_established) {
             NotRecordedReason::Unanswered
         } else if call.saw_other_media

@@ -7,9 +7,9 @@ use crate::call::{Call, CallLeg, CallNumber, OrphanPair, Phase, side_index};
 use crate::clock::Moment;
 use crate::take::{GAP_RESTART, Take, TrackState, side_of_track};
 use crate::tracker::Tracker;
-use crate::{Command, MeasuredTrack, RestoreError};
+use crate::{Command, MeasuredTrack, RestoreError, StoredAudio};
 use serde::{Deserialize, Serialize};
-use sidetone_model::{CaptureTime, Domain, Gap, Leg, Recording, RecordingState, TrackId};
+use sidetone_model::{CaptureTime, Domain, Leg, Recording, RecordingState, TrackId};
 use sidetone_signalling::event::{Identity, LegRef, LegSide};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -84,12 +84,14 @@ impl Tracker {
     }
 
     /// Goes on with a recording that was active when the process stopped. `recording` and `resume` are those of the
-    /// newest [`Command::Save`]; `now` is the current capture time. The document gets a gap of reason `restart` from
-    /// the last audio that is known to the first that comes.
+    /// newest [`Command::Save`]; `stored` is the audio that the store holds of it, which may be older (a process that was
+    /// killed had saved what it never made durable) and newer (it made durable what it never saved); `now` is the current
+    /// capture time. The document gets a gap of reason `restart` from the last audio there is to the first that comes.
     pub fn restore(
         &mut self,
         recording: &Recording,
         resume: &serde_json::Value,
+        stored: &[StoredAudio],
         now: CaptureTime,
         out: &mut Vec<Command>,
     ) -> Result<(), RestoreError> {
@@ -110,12 +112,19 @@ impl Tracker {
         }
         let saved = Resume::deserialize(resume).map_err(|source| RestoreError::Unreadable { recording: id, source })?;
         self.clock.advance(now);
-        self.take_up(recording, saved, now, out);
+        self.take_up(recording, saved, stored, now, out);
         self.save_pending(out);
         Ok(())
     }
 
-    fn take_up(&mut self, recording: &Recording, saved: Resume, now: CaptureTime, out: &mut Vec<Command>) {
+    fn take_up(
+        &mut self,
+        recording: &Recording,
+        saved: Resume,
+        stored: &[StoredAudio],
+        now: CaptureTime,
+        out: &mut Vec<Command>,
+    ) {
         let moment = self.clock.now();
         let number = CallNumber(self.next_call);
         self.next_call += 1;
@@ -135,12 +144,28 @@ impl Tracker {
             };
             take.tracks.insert(track.id, TrackState { party: track.party, before, ..TrackState::default() });
         }
+        for audio in stored {
+            had_stream[side_index(side_of_track(audio.track))] = true;
+            take.take_up_stored(audio);
+        }
         let from = take.audio_until().unwrap_or(recording.started_at);
-        // Without audio between two restarts, it is one gap.
-        let is_open = |gap: &Gap| gap.to.is_none() && gap.reason == GAP_RESTART;
-        take.open_gap = recording.gaps.iter().position(is_open).or(Some(recording.gaps.len()));
-        if take.open_gap == Some(recording.gaps.len()) {
-            take.edit().gaps.push(Gap { from, to: None, reason: GAP_RESTART.to_owned() });
+        // A gap that the last process had not closed ends where there is audio behind it. Without any, it goes on.
+        let goes_on = match recording.gaps.iter().position(|gap| gap.to.is_none()) {
+            Some(open) => {
+                let behind = |&&(begin, _): &&(CaptureTime, CaptureTime)| begin >= recording.gaps[open].from;
+                let audio = stored.iter().filter_map(|audio| audio.spans.iter().find(behind)).map(|(begin, _)| *begin);
+                let end = audio.min();
+                if end.is_some() {
+                    take.edit().gaps[open].to = end;
+                } else {
+                    take.open_gap = Some(open);
+                }
+                end.is_none()
+            }
+            None => false,
+        };
+        if !goes_on {
+            take.open_gap(from, GAP_RESTART);
         }
         let pair = saved.orphan.as_ref().map(|o| OrphanPair::of(o.domain, o.caller, o.callee));
         self.calls.insert(
@@ -157,6 +182,7 @@ impl Tracker {
                 take: Some(Box::new(take)),
                 had_stream,
                 saw_other_media: false,
+                refused_since: None,
                 last_signalling: (moment, from),
                 last_media: None,
                 due: Moment::default(),

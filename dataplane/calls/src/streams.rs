@@ -124,10 +124,19 @@ impl Tracker {
             self.discard(number, false, out);
             return;
         }
+        let has_room = self.has_room || call.take.is_some();
         match call.phase {
-            Phase::Live if recordable => self.claim(number, found, out),
-            Phase::Live => self.wait(number, Some(found.call), out),
-            Phase::Ending { at, .. } if first_packet_at <= at && recordable => self.claim(number, found, out),
+            Phase::Live if recordable && has_room => self.claim(number, found, out),
+            Phase::Live => {
+                if recordable {
+                    call.refused_since.get_or_insert(first_packet_at);
+                    self.refused.insert(found.call);
+                }
+                self.wait(number, Some(found.call), out);
+            }
+            Phase::Ending { at, .. } if first_packet_at <= at && recordable && has_room => {
+                self.claim(number, found, out);
+            }
             Phase::Ending { .. } | Phase::Finishing { .. } => self.discard(number, true, out),
         }
     }
@@ -201,7 +210,7 @@ impl Tracker {
         // Streams without signalling cannot take the room of calls.
         let has_room =
             self.calls.len() < self.config.max_calls && self.orphans.len() < self.config.max_calls.div_ceil(2);
-        if !flow.accounted && self.records_orphans() && has_room {
+        if !flow.accounted && self.records_orphans() && has_room && self.has_room {
             self.claim_as_orphan(number, out);
         } else {
             self.discard(number, false, out);
@@ -561,6 +570,7 @@ impl Tracker {
                     take: None,
                     had_stream: [false; 2],
                     saw_other_media: false,
+                    refused_since: None,
                     last_signalling: (now, first_packet_at),
                     last_media: None,
                     due: Moment::default(),

@@ -1,13 +1,14 @@
 //! A recording in the making: its document, and what encoders measured of its tracks.
 
-use crate::MeasuredTrack;
 use crate::clock::Moment;
+use crate::{MeasuredTrack, StoredAudio};
 use sidetone_model::{CaptureTime, Gap, Losses, Recording, RecordingState, Side, Stream, Track, TrackId, TrackKind};
 use sidetone_signalling::event::LegSide;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(crate) const GAP_RESTART: &str = "restart";
+pub(crate) const GAP_NO_ROOM: &str = "no_room";
 pub(crate) const GAP_NO_FINAL_REPORT: &str = "encoder_lost";
 
 pub(crate) fn track_id(side: LegSide) -> TrackId {
@@ -76,6 +77,12 @@ impl Take {
         Arc::make_mut(&mut self.document)
     }
 
+    /// Something is missing from here to the next audio.
+    pub(crate) fn open_gap(&mut self, from: CaptureTime, reason: &str) {
+        self.open_gap = Some(self.document.gaps.len());
+        self.edit().gaps.push(Gap { from, to: None, reason: reason.to_owned() });
+    }
+
     /// Last instant of audio over all tracks.
     pub(crate) fn audio_until(&self) -> Option<CaptureTime> {
         self.tracks.values().filter_map(TrackState::audio_until).max()
@@ -84,6 +91,18 @@ impl Take {
     /// First instant of audio that this process has seen.
     pub(crate) fn first_new_audio(&self) -> Option<CaptureTime> {
         self.tracks.values().filter_map(|track| track.measured.first_audio_at).min()
+    }
+
+    /// The audio of an earlier process, by what the store holds of it: what that process saved is from another moment.
+    pub(crate) fn take_up_stored(&mut self, audio: &StoredAudio) {
+        let Some(&(first, _)) = audio.spans.first() else { return };
+        let track = self.tracks.entry(audio.track).or_insert_with(|| TrackState {
+            // It began after the document was saved. What it holds was decoded.
+            before: MeasuredTrack { decodable: true, ..MeasuredTrack::default() },
+            ..TrackState::default()
+        });
+        track.before.first_audio_at.get_or_insert(first);
+        track.before.audio_until = audio.spans.iter().map(|(_, end)| *end).max();
     }
 
     /// Takes over what an encoder measured; returns whether packets arrived since the last report.

@@ -54,6 +54,10 @@ pub struct Tracker {
     pub(crate) next_call: u64,
     /// [`Self::finish_all`] was called: nothing new begins.
     pub(crate) is_finished: bool,
+    /// The store takes new recordings.
+    pub(crate) has_room: bool,
+    /// Calls without a recording because there was no room.
+    pub(crate) refused: BTreeSet<CallNumber>,
     pub(crate) next_leg: u64,
 }
 
@@ -78,6 +82,8 @@ impl Tracker {
             statistics: TrackerStatistics::default(),
             next_call: 0,
             is_finished: false,
+            has_room: true,
+            refused: BTreeSet::new(),
             next_leg: 0,
         }
     }
@@ -116,6 +122,18 @@ impl Tracker {
         };
         self.measure(number, report, out);
         self.save_pending(out);
+    }
+
+    /// Whether the store takes new recordings; true at first. While it does not, no recording begins, and those that go on are
+    /// not touched. Calls that still go on when it does again are recorded from then on, with a gap of reason `no_room`.
+    pub fn on_room(&mut self, has_room: bool, out: &mut Vec<Command>) {
+        self.has_room = has_room;
+        if has_room {
+            for call in std::mem::take(&mut self.refused) {
+                self.reconsider_call(call, out);
+            }
+            self.save_pending(out);
+        }
     }
 
     /// Time passes: to be called at least once a second of capture time.

@@ -2,8 +2,8 @@
 
 mod world;
 
-use sidetone_calls::{NotRecordedReason, Orphans, RestoreError, TrackerConfig};
-use sidetone_model::{Domain, EndReason, Losses, RecordingState, Side};
+use sidetone_calls::{NotRecordedReason, Orphans, RestoreError, StoredAudio, TrackerConfig};
+use sidetone_model::{CaptureTime, Domain, EndReason, Losses, RecordingState, Side, TrackId};
 use sidetone_signalling::event::*;
 use std::time::Duration;
 use world::*;
@@ -613,6 +613,107 @@ fn a_restart_goes_on_in_the_same_recording_with_a_gap() {
     assert!((recording.duration_seconds - 18.0).abs() < 0.001, "{}", recording.duration_seconds);
 }
 
+/// What was saved is older than what was stored on one track, newer on none, and lacks a track.
+#[test]
+fn after_a_kill_the_gap_begins_where_the_store_has_no_more_audio() {
+    let mut world = World::new(config());
+    let call = leg("1@a");
+    world.answered_call(&call, A, B);
+    let near = world.stream(A, B, 1);
+    let begin = world.now;
+    world.talk(&[near], 12);
+    let far = world.stream(B, A, 2);
+    world.talk(&[near, far], 4);
+    let saved = world.recording().clone();
+    assert!(saved.duration_seconds < 12.0 && saved.tracks.len() == 1, "saved a while ago: {saved:?}");
+    let stored_until = world.now.saturating_sub(Duration::from_millis(700));
+    let stored = |until: CaptureTime| {
+        let far_from = begin.saturating_add(seconds(12));
+        vec![
+            StoredAudio { track: TrackId(0), spans: vec![(begin, until)] },
+            StoredAudio { track: TrackId(1), spans: vec![(far_from, until)] },
+        ]
+    };
+    world.kill(config(), seconds(2), &stored(stored_until));
+    let gap = world.recording().gaps[0].clone();
+    assert_eq!((gap.from, gap.to, gap.reason.as_str()), (stored_until, None, "restart"));
+    assert_eq!(world.recording().tracks.len(), 2, "a track that was never saved is known by its audio");
+
+    // It is heard again, and killed before anything is saved of it: the first gap ends where the store's audio goes on.
+    world.stream(A, B, 1);
+    world.stream(B, A, 2);
+    let back = world.now.saturating_add(Duration::from_millis(40));
+    world.pass(seconds(3));
+    let second_until = world.now.saturating_sub(Duration::from_millis(300));
+    let mut audio = stored(stored_until);
+    audio[0].spans.push((back, second_until));
+    audio[1].spans.push((back.saturating_add(Duration::from_millis(20)), second_until));
+    world.kill(config(), seconds(2), &audio);
+    let gaps = world.recording().gaps.clone();
+    assert_eq!(gaps.len(), 2, "{gaps:?}");
+    assert_eq!((gaps[0].from, gaps[0].to), (stored_until, Some(back)));
+    assert_eq!((gaps[1].from, gaps[1].to), (second_until, None));
+
+    // Killed again before there was any audio: the gap goes on.
+    world.kill(config(), seconds(2), &audio);
+    assert_eq!(world.recording().gaps, gaps);
+    let (near, far) = (world.stream(A, B, 1), world.stream(B, A, 2));
+    let back = world.now;
+    world.talk(&[near, far], 5);
+    world.hang_up(&call);
+    world.pass(seconds(5));
+    let recording = world.recording();
+    assert_eq!((recording.state, recording.gaps.len()), (RecordingState::Incomplete, 2));
+    assert_eq!(recording.gaps[1].to, Some(back));
+    let length = world.measured.values().filter_map(|track| track.audio_until).max().unwrap().since(begin);
+    assert!((recording.duration_seconds - length.as_secs_f64()).abs() < 0.001, "{}", recording.duration_seconds);
+}
+
+#[test]
+fn without_room_nothing_new_is_recorded_and_what_runs_goes_on() {
+    let mut world = World::new(config());
+    world.answered_call(&leg("1@a"), A, B);
+    let running = world.stream(B, A, 1);
+    world.talk(&[running], 2);
+    let first = world.recording().id;
+    world.room(false);
+    let (c, d) = ("10.0.0.3:4000", "10.0.0.4:4000");
+    world.answered_call(&leg("2@a"), c, d);
+    let refused = world.stream(d, c, 2);
+    // A second stream of the recording that runs.
+    let near = world.stream(A, B, 3);
+    world.talk(&[running, refused, near], 5);
+    assert_eq!(world.track_of(near), Some((first, 0)));
+    assert_eq!((world.track_of(refused), world.documents.len()), (None, 1));
+    world.hang_up(&leg("2@a"));
+    world.pass(seconds(5));
+    assert_eq!(world.not_recorded, [("2@a".to_owned(), NotRecordedReason::NoRoom)]);
+    assert_eq!(world.tracker.statistics().not_recorded_no_room, 1);
+    assert_eq!(world.tracker.statistics().not_recorded(), 1);
+}
+
+#[test]
+fn a_call_that_was_refused_is_recorded_once_there_is_room() {
+    let mut world = World::new(config());
+    world.room(false);
+    let call = leg("1@a");
+    world.answered_call(&call, A, B);
+    let from = world.now;
+    let far = world.stream(B, A, 1);
+    world.talk(&[far], 20);
+    assert!(world.documents.is_empty());
+    world.room(true);
+    let back = world.now;
+    world.talk(&[far], 5);
+    let gap = world.recording().gaps[0].clone();
+    assert_eq!((gap.from, gap.reason.as_str()), (from, "no_room"));
+    assert!(gap.to.is_some_and(|to| to >= back), "{gap:?}");
+    world.hang_up(&call);
+    world.pass(seconds(5));
+    assert_eq!(world.recording().state, RecordingState::Incomplete);
+    assert!(world.not_recorded.is_empty());
+}
+
 #[test]
 fn a_call_that_ended_while_the_process_was_down_is_closed() {
     let mut world = World::new(config());
@@ -637,16 +738,16 @@ fn what_cannot_be_restored_is_refused_with_the_cause() {
     let resume = world.resumes[&active.id].clone();
     let mut out = Vec::new();
     let now = world.now;
-    let known = world.tracker.restore(&active, &resume, now, &mut out);
+    let known = world.tracker.restore(&active, &resume, &[], now, &mut out);
     assert!(matches!(known, Err(RestoreError::AlreadyKnown { .. })));
     let mut fresh = sidetone_calls::Tracker::new(config());
-    let ended = fresh.restore(&closed, &resume, now, &mut out);
+    let ended = fresh.restore(&closed, &resume, &[], now, &mut out);
     assert!(matches!(ended, Err(RestoreError::NotActive { .. })));
-    let other = fresh.restore(&active, &serde_json::json!({"version": 99}), now, &mut out);
+    let other = fresh.restore(&active, &serde_json::json!({"version": 99}), &[], now, &mut out);
     assert!(matches!(other, Err(RestoreError::Version { found: 99, .. })));
-    let garbage = fresh.restore(&active, &serde_json::json!({"version": 1, "legs": 3}), now, &mut out);
+    let garbage = fresh.restore(&active, &serde_json::json!({"version": 1, "legs": 3}), &[], now, &mut out);
     assert!(matches!(garbage, Err(RestoreError::Unreadable { .. })));
-    assert!(out.is_empty() && fresh.restore(&active, &resume, now, &mut out).is_ok());
+    assert!(out.is_empty() && fresh.restore(&active, &resume, &[], now, &mut out).is_ok());
 }
 
 #[test]

@@ -26,6 +26,7 @@ enum Step {
     Talk { seconds: u8, parity: u8 },
     Jump { seconds: i64 },
     Restart,
+    Room(bool),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -52,6 +53,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (1..6u8, 0..3u8).prop_map(|(seconds, parity)| Step::Talk { seconds, parity }),
         1 => (-2_000_000_000..2_000_000_000i64).prop_map(|seconds| Step::Jump { seconds }),
         1 => Just(Step::Restart),
+        2 => any::<bool>().prop_map(Step::Room),
     ]
 }
 
@@ -133,6 +135,7 @@ fn run(steps: &[Step], config: &TrackerConfig, restarts: bool) -> World {
             }
             Step::Restart if restarts => world.restart(config.clone(), Duration::from_secs(2)),
             Step::Restart => {}
+            Step::Room(has_room) => world.room(has_room),
         }
     }
     world.finish_all();

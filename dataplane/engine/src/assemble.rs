@@ -4,6 +4,8 @@ use crate::call::{CallParts, CallRings, CallStatistics, CallThread, EncoderEnd, 
 use crate::config::EngineConfig;
 use crate::counters::{CallCounters, EncoderCounters, PacketEnd, ReceiveCounters, WriterCounters};
 use crate::encode::{ChunkLink, Encoder, EncoderRings};
+use crate::flush::FlushPlan;
+use crate::keep::Room;
 use crate::message::EventSink;
 use crate::receive::{EncoderLink, Receiver, ReceiverRings};
 use crate::ring::message_ring;
@@ -11,7 +13,7 @@ use crate::write::{Writer, WriterRings};
 use rtrb::RingBuffer;
 use sidetone_calls::TrackerConfig;
 use sidetone_capture::TapControl;
-use sidetone_media::TrackConfig;
+use sidetone_media::{LatencyBudget, TrackConfig};
 use sidetone_signalling::SipConfig;
 use sidetone_store::StoreWriter;
 use std::sync::{Arc, Mutex};
@@ -24,6 +26,7 @@ pub struct Setup {
     /// UDP and TCP ports that carry SIP; other ports are recognised by their content where frames of them arrive.
     pub signalling_ports: Vec<u16>,
     pub tracker: TrackerConfig,
+    /// Its times are replaced by those that [`EngineConfig::flush_interval`] allows ([`LatencyBudget`]).
     pub track: TrackConfig,
     pub events: EventSink,
 }
@@ -36,6 +39,7 @@ pub struct Observed {
     pub encoders: Vec<Arc<EncoderCounters>>,
     pub writer: Arc<WriterCounters>,
     pub live: Arc<LiveCalls>,
+    pub room: Arc<Room>,
     pub(crate) statistics: Arc<Mutex<CallStatistics>>,
 }
 
@@ -85,6 +89,7 @@ pub(crate) fn assemble(
         encoders: (0..encoder_threads).map(|_| Arc::default()).collect(),
         writer: Arc::default(),
         live: Arc::default(),
+        room: Arc::default(),
         statistics: Arc::default(),
     };
 
@@ -110,6 +115,7 @@ pub(crate) fn assemble(
         receiver_links.push(ReceiverLink { frames, notices: notices_out, commands: commands_in });
     }
 
+    let track = setup.track.clone().with_budget(&LatencyBudget::of(config.flush_interval()));
     let mut encoders = Vec::new();
     let mut encoder_ends = Vec::new();
     let mut chunk_links = Vec::new();
@@ -120,7 +126,7 @@ pub(crate) fn assemble(
         let (headers, headers_out) = RingBuffer::new(CHUNK_HEADER_RING);
         let chunks = ChunkLink::new(payloads, headers, counters.clone());
         let rings = EncoderRings { receivers: inputs, finish: finish_out, reports, chunks };
-        encoders.push(Encoder::new(rings, setup.track.clone(), counters.clone()));
+        encoders.push(Encoder::new(rings, track.clone(), counters.clone()));
         encoder_ends.push(EncoderEnd { finish, reports: reports_out });
         chunk_links.push((payloads_out, headers_out));
     }
@@ -138,13 +144,10 @@ pub(crate) fn assemble(
             live: observed.live.clone(),
             statistics: observed.statistics.clone(),
             counters: observed.call.clone(),
+            room: observed.room.clone(),
         },
     );
-    let writer = Writer::new(
-        store,
-        WriterRings { facts: facts_out, chunks: chunk_links, losses },
-        observed.writer.clone(),
-        setup.events.clone(),
-    );
+    let rings = WriterRings { facts: facts_out, chunks: chunk_links, losses };
+    let writer = Writer::new(store, rings, observed.writer.clone(), FlushPlan::new(config.flush_interval()));
     Parts { receivers, call, encoders, writer, observed }
 }

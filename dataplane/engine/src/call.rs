@@ -5,10 +5,12 @@
 //! driven by `step` with a time, live and in replay alike.
 
 use crate::counters::CallCounters;
+use crate::keep::Room;
 use crate::message::{EngineEvent, EventSink, FinishTracks, FlowCommand, FlowNotice, OpenStream, WriterLoss, kind};
 use crate::receive::link_of;
+use crate::restore::ActiveRecording;
 use crate::ring::MessageConsumer;
-use sidetone_calls::{Command, FinishAll, FlowRef, TrackReport, Tracker, TrackerConfig};
+use sidetone_calls::{Command, FinishAll, FlowRef, StoredAudio, TrackReport, Tracker, TrackerConfig};
 use sidetone_capture::{TapControl, TapCounters};
 use sidetone_log::Fact;
 use sidetone_model::{CaptureTime, Domain, Gap, Recording, RecordingId, RecordingState, TrackId};
@@ -103,6 +105,9 @@ pub(crate) struct CallThread {
     statistics: Arc<Mutex<CallStatistics>>,
     fragmented_media: u64,
     counters: Arc<CallCounters>,
+    room: Arc<Room>,
+    /// As told to the tracker.
+    has_room: bool,
     now: CaptureTime,
     last_tick: CaptureTime,
     last_statistics: CaptureTime,
@@ -132,6 +137,7 @@ pub(crate) struct CallParts {
     pub(crate) live: Arc<LiveCalls>,
     pub(crate) statistics: Arc<Mutex<CallStatistics>>,
     pub(crate) counters: Arc<CallCounters>,
+    pub(crate) room: Arc<Room>,
 }
 
 impl CallThread {
@@ -163,6 +169,8 @@ impl CallThread {
             statistics: parts.statistics,
             fragmented_media: 0,
             counters: parts.counters,
+            room: parts.room,
+            has_room: true,
             now: CaptureTime::ZERO,
             last_tick: CaptureTime::ZERO,
             last_statistics: CaptureTime::ZERO,
@@ -302,6 +310,11 @@ impl CallThread {
         self.tcp.on_tick(now, &mut |event| self.sip.on_stream_event(&event));
         self.sip.decoder.on_tick(now, &mut self.sip.events);
         self.track_events();
+        let has_room = self.room.takes_new();
+        if has_room != self.has_room {
+            self.has_room = has_room;
+            self.tracker.on_room(has_room, &mut self.commands);
+        }
         self.tracker.on_tick(now, &mut self.commands);
         for leg in self.tracker.take_given_up_legs() {
             self.sip.decoder.forget(&leg);
@@ -431,15 +444,15 @@ impl CallThread {
     }
 
     /// Goes on with recordings that were active when the process stopped.
-    pub(crate) fn restore(&mut self, active: Vec<(Recording, serde_json::Value)>, now: CaptureTime) {
-        for (recording, resume) in active {
-            match self.tracker.restore(&recording, &resume, now, &mut self.commands) {
+    pub(crate) fn restore(&mut self, active: Vec<ActiveRecording>, now: CaptureTime) {
+        for ActiveRecording { recording, resume, stored } in active {
+            match self.tracker.restore(&recording, &resume, &stored, now, &mut self.commands) {
                 Ok(()) => {
                     self.live.lock().insert(recording.id, Arc::new(recording));
                 }
                 Err(error) => {
                     tracing::error!(recording = %recording.id, %error, "an active recording cannot be gone on with");
-                    self.give_up(recording, now);
+                    self.give_up(recording, &stored, now);
                 }
             }
         }
@@ -450,11 +463,12 @@ impl CallThread {
     }
 
     /// A recording of the last run that cannot be gone on with ends where it was, and says that it is not whole.
-    fn give_up(&mut self, mut recording: Recording, now: CaptureTime) {
+    fn give_up(&mut self, mut recording: Recording, stored: &[StoredAudio], now: CaptureTime) {
         recording.state = RecordingState::Incomplete;
         recording.ended_at.get_or_insert(now);
-        let from = recording.answered_at.unwrap_or(recording.started_at);
-        let from = from.saturating_add(Duration::from_secs_f64(recording.duration_seconds.clamp(0.0, 1e9)));
+        let saved = recording.answered_at.unwrap_or(recording.started_at);
+        let saved = saved.saturating_add(Duration::from_secs_f64(recording.duration_seconds.clamp(0.0, 1e9)));
+        let from = stored.iter().flat_map(|audio| &audio.spans).map(|(_, end)| *end).max().unwrap_or(saved);
         recording.gaps.push(Gap { from, to: recording.ended_at, reason: "restart".into() });
         self.save(Arc::new(recording), None);
     }

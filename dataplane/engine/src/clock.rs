@@ -13,6 +13,11 @@ impl ThreadClock {
         Self(CaptureClock::start())
     }
 
+    /// By how many nanoseconds the system clock was set since this was asked last, if it was.
+    pub(crate) fn take_step(&mut self) -> Option<i64> {
+        self.0.take_step()
+    }
+
     /// One clock read; a second one ten times a second.
     pub(crate) fn now(&mut self) -> CaptureTime {
         let monotonic = monotonic_ns();

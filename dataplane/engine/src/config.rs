@@ -24,7 +24,8 @@ pub struct EngineConfig {
     pub signalling_ring_kib: u32,
     /// Ring between an encoder thread and the writer, in KiB.
     pub chunk_ring_kib: u32,
-    /// Longest time for which heard audio may be only in memory, in milliseconds.
+    /// Longest time for which heard audio may be only in memory, in milliseconds, 250 and more. How it is shared out is told by
+    /// [`sidetone_media::LatencyBudget`].
     pub flush_interval_ms: u32,
 }
 
@@ -82,7 +83,7 @@ impl EngineConfig {
             ("media_ring_kib", u64::from(self.media_ring_kib), 256, 1 << 20),
             ("signalling_ring_kib", u64::from(self.signalling_ring_kib), 256, 1 << 20),
             ("chunk_ring_kib", u64::from(self.chunk_ring_kib), 256, 1 << 20),
-            ("flush_interval_ms", u64::from(self.flush_interval_ms), 50, 60_000),
+            ("flush_interval_ms", u64::from(self.flush_interval_ms), 250, 60_000),
             ("encoder_threads", u64::from(self.encoder_threads), 0, 256),
         ];
         for (name, value, low, high) in ranges {

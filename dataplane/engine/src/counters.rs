@@ -2,6 +2,7 @@
 
 use crossbeam::utils::CachePadded;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Written by one thread only, so that adding is a load and a store and no locked instruction.
 #[derive(Default, Debug)]
@@ -18,6 +19,42 @@ impl Counter {
 
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Durations by size, as a Prometheus histogram has them.
+#[derive(Default, Debug)]
+pub struct Durations {
+    /// One for each bound, and one for what is longer.
+    counts: [Counter; Self::BOUNDS_MS.len() + 1],
+    nanos: Counter,
+}
+
+impl Durations {
+    pub const BOUNDS_MS: [u32; 12] = [250, 500, 750, 900, 950, 1000, 1100, 1250, 1500, 2000, 5000, 10_000];
+
+    pub(crate) fn observe(&self, duration: Duration) {
+        let index = Self::BOUNDS_MS.partition_point(|&bound| Duration::from_millis(bound.into()) < duration);
+        self.counts[index].add(1);
+        self.nanos.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// How many were not longer than each bound.
+    pub fn up_to(&self) -> impl Iterator<Item = (u32, u64)> {
+        let mut sum = 0;
+        Self::BOUNDS_MS.iter().zip(&self.counts).map(move |(&bound, count)| {
+            sum += count.get();
+            (bound, sum)
+        })
+    }
+
+    pub fn count(&self) -> u64 {
+        self.counts.iter().map(Counter::get).sum()
+    }
+
+    /// Sum of all.
+    pub fn seconds(&self) -> f64 {
+        self.nanos.get() as f64 / 1e9
     }
 }
 
@@ -192,14 +229,16 @@ pub struct WriterCounters {
     pub bytes: Counter,
     pub flushes: Counter,
     pub flush_nanos: Counter,
+    /// From when audio was heard until it was durable, for each chunk.
+    pub durable_after: Durations,
     pub lost_packets: Counter,
     pub errors: Counter,
-    /// 1 while the store cannot be written.
+    /// 1 while no volume takes audio.
     pub(crate) failing: Counter,
 }
 
 impl WriterCounters {
-    /// The store cannot be written at the moment.
+    /// No volume takes audio at the moment: what is heard is lost.
     pub fn is_failing(&self) -> bool {
         self.failing.get() != 0
     }

@@ -9,7 +9,7 @@ use crate::ring::{MessageConsumer, MessageHeader, MessageProducer};
 use sidetone_calls::{MeasuredTrack, TrackReport};
 use sidetone_log::ChunkHeader;
 use sidetone_media::{ChunkSink, StreamSlot, Track, TrackAccounting, TrackConfig};
-use sidetone_model::{CaptureTime, RecordingId, StreamKey, TrackId};
+use sidetone_model::{CaptureTime, RecordingId, StreamKey, Tick, TrackId};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// A finished track waits so long for packets that other receive queues still hold.
 const FINISH_DELAY: Duration = Duration::from_millis(200);
-/// Tracks encode what is due this often: several frames of one stream at a go keep the encoder's state in cache.
+/// Tracks encode what is due this often, and when the time of a cut has come: several frames of one stream at a go keep the encoder's state in cache.
 const TRACK_INTERVAL: Duration = Duration::from_millis(100);
 /// A track in use tells the tracker what it measured this often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
@@ -92,6 +92,8 @@ pub(crate) struct Encoder {
     /// Sums over tracks that are gone; the counters show these plus the living.
     past: [u64; PacketEnd::ALL.len()],
     last_round: CaptureTime,
+    /// The cut at which chunks were sealed last.
+    last_cut: Tick,
     scratch: Vec<u8>,
 }
 
@@ -111,6 +113,7 @@ impl Encoder {
             final_reports: VecDeque::new(),
             past: [0; PacketEnd::ALL.len()],
             last_round: CaptureTime::ZERO,
+            last_cut: Tick::default(),
             scratch: Vec::with_capacity(64 * 1024),
         }
     }
@@ -126,8 +129,9 @@ impl Encoder {
             busy = true;
         }
         let now = self.now();
-        if now.since(self.last_round) >= TRACK_INTERVAL || now < self.last_round {
-            self.last_round = now;
+        let cut = self.config.cut_at(now);
+        if now.since(self.last_round) >= TRACK_INTERVAL || now < self.last_round || cut != self.last_cut {
+            (self.last_round, self.last_cut) = (now, cut);
             self.round(now);
         }
         self.finish_due(now);

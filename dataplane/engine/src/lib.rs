@@ -16,11 +16,14 @@ mod config;
 mod counters;
 mod encode;
 mod flows;
+mod flush;
+mod keep;
 mod live;
 mod message;
 mod metrics;
 mod receive;
 mod replay;
+mod restore;
 mod ring;
 #[cfg(test)]
 mod tests;
@@ -30,9 +33,10 @@ pub use assemble::{Observed, Setup};
 pub use call::{CallStatistics, LiveCalls};
 pub use config::EngineConfig;
 pub use counters::{
-    CallCounters, Counter, DropReason, EncoderCounters, Kept, PacketEnd, ReceiveCounters, WriterCounters,
+    CallCounters, Counter, DropReason, Durations, EncoderCounters, Kept, PacketEnd, ReceiveCounters, WriterCounters,
 };
+pub use keep::Room;
 pub use live::{Engine, EngineError};
 pub use message::{EngineEvent, EventSink};
-pub use metrics::{EngineMetrics, PortInfo};
+pub use metrics::{EngineMetrics, PortInfo, StoreSource};
 pub use replay::{PacketSummary, ReplayError, ReplaySummary, replay};

@@ -1,14 +1,13 @@
-//! The data plane on real ports: one thread per receive queue, one for calls, some for encoding, one for writing. The
-//! only place where threads of the data plane start.
+//! The data plane on real ports: one thread per receive queue, one for calls, some for encoding, one for writing, one that keeps the
+//! store. The only place where threads of the data plane start.
 
 use crate::assemble::{Observed, Parts, Setup, assemble};
 use crate::clock::ThreadClock;
 use crate::encode::Encoder;
 use crate::receive::Receiver;
-use crate::{affinity, call::CallThread, write::Writer};
+use crate::{affinity, call::CallThread, keep, restore, write::Writer};
 use sidetone_capture::{FrameSource, Port};
-use sidetone_model::Recording;
-use sidetone_store::StoreWriter;
+use sidetone_store::{Keeper, Store, StoreError, StoreWriter};
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +20,8 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_millis(10);
 const RECEIVE_BUDGET: usize = 256;
 /// How long threads without work sleep. Rings hold far more than comes in meanwhile.
 const CALL_IDLE: Duration = Duration::from_millis(2);
-const ENCODER_IDLE: Duration = Duration::from_millis(10);
-const WRITER_IDLE: Duration = Duration::from_millis(20);
+const ENCODER_IDLE: Duration = Duration::from_millis(5);
+const WRITER_IDLE: Duration = Duration::from_millis(5);
 /// Pause of the last attempts to write to a store that fails.
 const WRITER_RETRY: Duration = Duration::from_millis(500);
 /// Pause after a source failed (interface down, …) before it is tried again.
@@ -44,6 +43,8 @@ pub enum EngineError {
     NotWritten { facts: usize, packets: u64 },
     #[error("thread '{name}' ended by a fault of its own: {message}")]
     Panicked { name: &'static str, message: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl EngineError {
@@ -61,6 +62,7 @@ pub struct Engine {
     encoders: Vec<JoinHandle<()>>,
     call: JoinHandle<()>,
     writer: JoinHandle<(StoreWriter, usize)>,
+    keeper: JoinHandle<Keeper>,
     observed: Observed,
 }
 
@@ -71,16 +73,12 @@ struct StopFlags {
     encode: Arc<AtomicBool>,
     call: Arc<AtomicBool>,
     write: Arc<AtomicBool>,
+    keep: Arc<AtomicBool>,
 }
 
 impl Engine {
-    /// Starts all threads. `active` are recordings that were going on when the last process stopped.
-    pub fn start(
-        setup: &Setup,
-        ports: Vec<Port>,
-        store: StoreWriter,
-        active: Vec<(Recording, serde_json::Value)>,
-    ) -> Result<Self, EngineError> {
+    /// Starts all threads, and goes on with the recordings that were going on when the last process ended.
+    pub fn start(setup: &Setup, ports: Vec<Port>, store: Store) -> Result<Self, EngineError> {
         let mut sources = Vec::new();
         let mut taps = Vec::new();
         for port in ports {
@@ -91,14 +89,27 @@ impl Engine {
         if queues == 0 {
             return Err(EngineError::NoQueue);
         }
+        let (writer, mut keeper, reader, _) = store.split();
+        let active = restore::active_recordings(&reader)?;
+        if !active.is_empty() {
+            tracing::info!(recordings = active.len(), "going on with recordings of the last run");
+        }
         let Parts { receivers, mut call, encoders, writer, observed } =
-            assemble(setup, queues, setup.engine.encoder_thread_count(), store, taps);
+            assemble(setup, queues, setup.engine.encoder_thread_count(), writer, taps);
+        keep::watch(&mut keeper, &reader, &observed.room, &setup.events)?;
         call.restore(active, ThreadClock::start().now());
 
         let stop = StopFlags::default();
+        let keeper = {
+            let stop = stop.keep.clone();
+            spawn("keeper".into(), None, move || {
+                keeper.run(&stop);
+                keeper
+            })?
+        };
         let writer = {
-            let (stop, interval) = (stop.write.clone(), setup.engine.flush_interval());
-            spawn("writer".into(), None, move || run_writer(writer, interval, &stop))?
+            let stop = stop.write.clone();
+            spawn("writer".into(), None, move || run_writer(writer, &stop))?
         };
         let call = {
             let stop = stop.call.clone();
@@ -124,7 +135,7 @@ impl Engine {
                 spawn(format!("receive-{index}"), core, move || run_receiver(receiver, source, &counters, &stop))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { stop, receivers, encoders, call, writer, observed })
+        Ok(Self { stop, receivers, encoders, call, writer, keeper, observed })
     }
 
     pub fn observed(&self) -> &Observed {
@@ -135,12 +146,14 @@ impl Engine {
     pub fn is_healthy(&self) -> bool {
         !(self.call.is_finished()
             || self.writer.is_finished()
+            || self.keeper.is_finished()
             || self.receivers.iter().any(JoinHandle::is_finished)
             || self.encoders.iter().any(JoinHandle::is_finished))
     }
 
-    /// Stops receiving, lets everything heard reach the disk, and leaves running calls active for the next process.
-    pub fn stop(self) -> Result<StoreWriter, EngineError> {
+    /// Stops receiving, lets everything heard reach the disk, leaves running calls active for the next process, and closes the
+    /// store.
+    pub fn stop(self) -> Result<(), EngineError> {
         let joined = |handle: JoinHandle<()>, name| handle.join().map_err(|panic| EngineError::panicked(name, &panic));
         self.stop.receive.store(true, Ordering::Release);
         let receivers: Vec<_> = self.receivers.into_iter().map(|handle| joined(handle, "receive")).collect();
@@ -149,13 +162,16 @@ impl Engine {
         self.stop.call.store(true, Ordering::Release);
         let call = joined(self.call, "calls");
         self.stop.write.store(true, Ordering::Release);
-        let (store, facts) = self.writer.join().map_err(|panic| EngineError::panicked("writer", &panic))?;
+        let (writer, facts) = self.writer.join().map_err(|panic| EngineError::panicked("writer", &panic))?;
+        self.stop.keep.store(true, Ordering::Release);
+        let keeper = self.keeper.join().map_err(|panic| EngineError::panicked("keeper", &panic))?;
+        let closed = keeper.close(writer);
         // The others' faults are told only after the store is safe.
         receivers.into_iter().chain(encoders).chain([call]).collect::<Result<Vec<()>, _>>()?;
         if facts > 0 {
             return Err(EngineError::NotWritten { facts, packets: self.observed.writer.lost_packets.get() });
         }
-        Ok(store)
+        Ok(closed?)
     }
 }
 
@@ -250,26 +266,29 @@ fn run_calls(mut call: CallThread, stop: &AtomicBool) {
 }
 
 /// Returns the store, and how many facts it did not take.
-fn run_writer(mut writer: Writer, interval: Duration, stop: &AtomicBool) -> (StoreWriter, usize) {
-    let mut last_flush = Instant::now();
+fn run_writer(mut writer: Writer, stop: &AtomicBool) -> (StoreWriter, usize) {
+    let mut clock = ThreadClock::start();
     while !stop.load(Ordering::Acquire) {
-        let busy = writer.step();
-        if last_flush.elapsed() >= interval {
-            last_flush = Instant::now();
-            writer.flush();
+        let now = clock.now();
+        let busy = writer.step(now);
+        if let Some(stepped_nanos) = clock.take_step() {
+            writer.on_clock_step(stepped_nanos, now);
         }
-        if !busy || writer.is_failing() {
+        if !busy {
             sleep(WRITER_IDLE);
         }
     }
     let limit = Instant::now();
     loop {
-        let busy = writer.step();
-        writer.flush();
-        if !busy && !writer.is_failing() || limit.elapsed() > DRAIN_LIMIT {
+        let now = clock.now();
+        let busy = writer.take(now);
+        if writer.flush(now) {
+            if !busy {
+                return writer.into_store();
+            }
+        } else if limit.elapsed() > DRAIN_LIMIT {
             return writer.into_store();
-        }
-        if writer.is_failing() {
+        } else {
             sleep(WRITER_RETRY);
         }
     }

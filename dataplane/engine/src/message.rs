@@ -2,6 +2,7 @@
 
 use sidetone_calls::{FlowRef, StreamFormat, StreamGone, StreamSighting};
 use sidetone_model::{CaptureTime, Recording, RecordingId, StreamKey, TrackId};
+use sidetone_store::StoreEvent;
 use std::sync::Arc;
 
 /// Receive thread → call thread.
@@ -68,6 +69,8 @@ pub enum EngineEvent {
     CallEnded(Arc<Recording>),
     /// The recording is durable and in the catalog, and will not change by itself.
     RecordingCompleted(Arc<Recording>),
+    /// Anything else that the store tells: volumes that fill up, fail and come back, damage.
+    Store(StoreEvent),
     NotRecorded {
         call_id: Arc<str>,
         at: CaptureTime,

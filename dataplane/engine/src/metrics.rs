@@ -4,12 +4,15 @@
 //! * frames: `received = Σ frames_total + Σ frames_dropped_total + frames_held`
 //! * tracks: `frames_total{end="track"} = Σ track_packets_total + track_packets_waiting`
 
+mod store;
+
 use crate::assemble::Observed;
-use crate::counters::{DropReason, Kept, PacketEnd};
+use crate::counters::{DropReason, Durations, Kept, PacketEnd};
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use sidetone_capture::CaptureMode;
 use sidetone_signalling::MessageOutcome;
+use sidetone_store::StoreStatistics;
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -26,20 +29,24 @@ pub struct PortInfo {
     pub tap: Option<usize>,
 }
 
-/// Collects the data plane's metrics for a Prometheus registry.
+/// Asks the store how it is; `None` when it cannot say.
+pub type StoreSource = Box<dyn Fn() -> Option<StoreStatistics> + Send + Sync>;
+
+/// Collects the metrics of data plane and store for a Prometheus registry.
 pub struct EngineMetrics {
     observed: Observed,
     ports: Vec<PortInfo>,
+    store: StoreSource,
     desc: Desc,
 }
 
 impl EngineMetrics {
     /// # Errors
     /// Never, unless a metric's name is not a valid one.
-    pub fn new(observed: Observed, ports: Vec<PortInfo>) -> Result<Self, prometheus::Error> {
+    pub fn new(observed: Observed, ports: Vec<PortInfo>, store: StoreSource) -> Result<Self, prometheus::Error> {
         let desc =
             Desc::new("sidetone_engine".into(), "All metrics of the data plane.".into(), Vec::new(), HashMap::new())?;
-        Ok(Self { observed, ports, desc })
+        Ok(Self { observed, ports, store, desc })
     }
 }
 
@@ -53,7 +60,8 @@ impl Collector for EngineMetrics {
         families.extend(self.tracks());
         families.extend(self.signalling());
         families.extend(self.calls());
-        families.extend(self.storage());
+        families.extend(self.writer());
+        families.extend((self.store)().iter().flat_map(store::families));
         families
     }
 }
@@ -210,6 +218,7 @@ impl EngineMetrics {
             ("no_media", tracker.not_recorded_no_media),
             ("no_audio", tracker.not_recorded_no_audio),
             ("too_many_calls", tracker.not_recorded_too_many_calls),
+            ("no_room", tracker.not_recorded_no_room),
         ] {
             push(&mut not_recorded, &[("reason", reason)], count);
         }
@@ -233,7 +242,7 @@ impl EngineMetrics {
         ]
     }
 
-    fn storage(&self) -> Vec<MetricFamily> {
+    fn writer(&self) -> Vec<MetricFamily> {
         let writer = &self.observed.writer;
         vec![
             single_counter(
@@ -249,13 +258,18 @@ impl EngineMetrics {
             ),
             single_counter(
                 "sidetone_writer_flushes_total",
-                "Flushes that made everything appended durable.",
+                "Flushes of everything appended, done on all volumes.",
                 writer.flushes.get(),
             ),
-            seconds_counter(
+            float_counter(
                 "sidetone_writer_flush_seconds_total",
-                "Time spent in flushes.",
+                "Time that flushes took.",
                 writer.flush_nanos.get() as f64 / 1e9,
+            ),
+            histogram(
+                "sidetone_writer_durable_seconds",
+                "From when audio was heard until it was durable, for each chunk; with what waited in the pre-roll.",
+                &writer.durable_after,
             ),
             single_counter(
                 "sidetone_writer_packets_lost_total",
@@ -301,10 +315,28 @@ fn push_float(family: &mut MetricFamily, labels: &[(&str, &str)], value: f64) {
 }
 
 fn single_counter(name: &str, help: &str, value: u64) -> MetricFamily {
-    seconds_counter(name, help, value as f64)
+    float_counter(name, help, value as f64)
 }
 
-fn seconds_counter(name: &str, help: &str, value: f64) -> MetricFamily {
+fn histogram(name: &str, help: &str, durations: &Durations) -> MetricFamily {
+    let mut family = family(name, help, MetricType::HISTOGRAM);
+    let mut histogram = Histogram::default();
+    let buckets = durations.up_to().map(|(bound_ms, count)| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(f64::from(bound_ms) / 1e3);
+        bucket.set_cumulative_count(count);
+        bucket
+    });
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(durations.count());
+    histogram.set_sample_sum(durations.seconds());
+    let mut metric = Metric::default();
+    metric.set_histogram(histogram);
+    family.mut_metric().push(metric);
+    family
+}
+
+fn float_counter(name: &str, help: &str, value: f64) -> MetricFamily {
     let mut family = family(name, help, MetricType::COUNTER);
     push_float(&mut family, &[], value);
     family
@@ -329,6 +361,7 @@ mod tests {
             encoders: vec![Default::default()],
             writer: Default::default(),
             live: Default::default(),
+            room: Default::default(),
             statistics: Default::default(),
         };
         let port = PortInfo {
@@ -338,7 +371,7 @@ mod tests {
             queues: 0..1,
             tap: None,
         };
-        let metrics = EngineMetrics::new(observed, vec![port]).unwrap();
+        let metrics = EngineMetrics::new(observed, vec![port], Box::new(|| Some(store::some_statistics()))).unwrap();
         let families = metrics.collect();
         let manual = include_str!("../../../docs/metrics.md");
         for family in &families {

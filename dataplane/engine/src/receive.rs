@@ -35,7 +35,7 @@ const RESIGHT_INTERVAL: Duration = Duration::from_secs(32);
 /// Room reckoned for a held packet: 20 ms of G.711 with its RTP header and the message's.
 const HELD_BYTES_TYPICAL: usize = 200;
 /// Encoders hear the time at most this often.
-const TICK_INTERVAL: Duration = Duration::from_millis(20);
+const TICK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The way to one encoder thread.
 pub(crate) struct EncoderLink {
@@ -309,7 +309,7 @@ impl Receiver {
 
     fn expire(&mut self, now: CaptureTime) {
         // The whole table is looked at about once a second.
-        let mut budget = (self.flows.len() / 16).max(256);
+        let mut budget = (self.flows.len() / 32).max(256);
         while let Some(slot) = self.flows.next_idle(now, IDLE_UNSIGHTED, &mut budget) {
             let flow = self.flows.get_mut(slot);
             let idle = now.since(flow.last_packet_at);

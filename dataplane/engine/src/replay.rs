@@ -3,11 +3,12 @@
 
 use crate::assemble::{Parts, Setup, assemble};
 use crate::counters::{DropReason, Kept, PacketEnd};
+use crate::keep;
 use serde::Serialize;
 use sidetone_calls::UnclaimedStream;
 use sidetone_capture::{CaptureError, CaptureFile, FrameSource};
 use sidetone_model::CaptureTime;
-use sidetone_store::StoreWriter;
+use sidetone_store::{Store, StoreError};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -44,21 +45,25 @@ pub struct PacketSummary {
 pub enum ReplayError {
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
     #[error(
         "the store could not be written ({errors} failed operations; the log has the first): there is no room, or its disk fails"
     )]
     NotWritten { errors: u64 },
 }
 
-/// Runs a capture file through the data plane into the store. `progress` hears the bytes read so far.
+/// Runs a capture file through the data plane into a store, which it gives back. `progress` hears the bytes read so far.
 pub fn replay(
     setup: &Setup,
     mut source: CaptureFile,
-    store: StoreWriter,
+    store: Store,
     progress: &mut dyn FnMut(u64),
-) -> Result<(ReplaySummary, StoreWriter), ReplayError> {
+) -> Result<(ReplaySummary, Store), ReplayError> {
+    let (writer, mut keeper, reader, handle) = store.split();
     let Parts { mut receivers, mut call, mut encoders, mut writer, observed } =
-        assemble(setup, 1, 1, store, Vec::new());
+        assemble(setup, 1, 1, writer, Vec::new());
+    keep::watch(&mut keeper, &reader, &observed.room, &setup.events)?;
     let receiver = &mut receivers[0];
     let encoder = &mut encoders[0];
     let mut now = CaptureTime::ZERO;
@@ -75,13 +80,14 @@ pub fn replay(
             if now.since(encoded_at) >= ENCODE_INTERVAL || now < encoded_at || receiver.encoder_ring_fill() > 0.5 {
                 encoded_at = now;
                 while encoder.step() {}
-                writer.step();
+                writer.take(now);
             }
         });
         progress(source.position());
         if observed.writer.chunks.get() - flushed_chunks >= CHUNKS_PER_FLUSH {
             flushed_chunks = observed.writer.chunks.get();
-            writer.flush();
+            writer.flush(now);
+            while keeper.step() {}
         }
         match received {
             Ok(_) => {}
@@ -109,12 +115,13 @@ pub fn replay(
         if flows_left && now.since(end) > Duration::from_secs(1) {
             flows_left = !receiver.forget_all();
         }
-        writer.step();
+        writer.take(now);
     }
     encoder.flush_all();
     call.publish_statistics();
-    writer.step();
-    writer.flush();
+    writer.take(now);
+    writer.flush(now);
+    while keeper.step() {}
 
     let statistics = call.tracker().statistics();
     let receive = &observed.receive[0];
@@ -141,12 +148,12 @@ pub fn replay(
     };
     assert!(receive.unaccounted() == 0, "every frame of a replay has exactly one end");
     let errors = observed.writer.errors.get();
-    let (store, facts) = writer.into_store();
+    let (writer, facts) = writer.into_store();
     if facts > 0 || observed.writer.lost_packets.get() > 0 || observed.writer.is_failing() {
         return Err(ReplayError::NotWritten { errors });
     }
     match fault {
         Some(error) => Err(error.into()),
-        None => Ok((summary, store)),
+        None => Ok((summary, Store { writer, keeper, reader, handle })),
     }
 }

@@ -2,16 +2,23 @@
 //!
 //! Order matters: facts are taken out of their ring before the chunk rings are emptied, and appended after. A fact therefore
 //! follows all audio that its recording had when the fact was made (docs/architecture.md, decision 6).
+//!
+//! Nothing here waits for a disk while calls go on: flushes are begun and looked after. What the store has taken it keeps; what it
+//! refuses is counted here, against the recording that loses by it.
 
 use crate::counters::WriterCounters;
-use crate::message::{EngineEvent, EventSink, WriterLoss};
+use crate::flush::FlushPlan;
+use crate::message::WriterLoss;
 use crate::ring::MessageConsumer;
 use sidetone_log::{ChunkHeader, Fact};
-use sidetone_model::{Recording, RecordingId, RecordingState, Track, TrackId};
+use sidetone_model::{CaptureTime, Recording, RecordingId, RecordingState, Track, TrackId};
 use sidetone_store::{StoreError, StoreWriter};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
+
+/// A store that goes on failing is in the log so often.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The ends of the rings that the writer thread holds.
 pub(crate) struct WriterRings {
@@ -25,69 +32,76 @@ pub(crate) struct Writer {
     store: StoreWriter,
     rings: WriterRings,
     counters: Arc<WriterCounters>,
-    events: EventSink,
-    /// Recordings whose last fact was appended and is not durable yet.
-    completed: Vec<Arc<Recording>>,
-    unflushed: bool,
+    plan: FlushPlan,
     /// The newest fact of each recording that the store refused, to be appended again: bounded by recordings, not by time.
     refused: BTreeMap<RecordingId, Fact>,
     /// Packets whose audio was lost here, per track of recordings that are not over.
     lost: BTreeMap<(RecordingId, TrackId), u64>,
+    /// When a failure was logged last, and how many there were since.
+    told_at: CaptureTime,
+    untold: u64,
     scratch: Vec<u8>,
 }
 
 impl Writer {
-    pub(crate) fn new(
-        store: StoreWriter,
-        rings: WriterRings,
-        counters: Arc<WriterCounters>,
-        events: EventSink,
-    ) -> Self {
+    pub(crate) fn new(store: StoreWriter, rings: WriterRings, counters: Arc<WriterCounters>, plan: FlushPlan) -> Self {
         Self {
             store,
             rings,
             counters,
-            events,
-            completed: Vec::new(),
-            unflushed: false,
+            plan,
             refused: BTreeMap::new(),
             lost: BTreeMap::new(),
+            told_at: CaptureTime::ZERO,
+            untold: 0,
             scratch: Vec::with_capacity(64 * 1024),
         }
     }
 
+    /// Appends what has come, and makes it durable in time. True when something came. To be called some hundred times a second.
+    pub(crate) fn step(&mut self, now: CaptureTime) -> bool {
+        let busy = self.take(now);
+        if self.plan.begins(now) {
+            self.store.begin_flush();
+        }
+        let durable = self.store.poll();
+        self.plan.on_durable(durable.before, now, &self.counters);
+        self.counters.failing.set(u64::from(!self.store.takes_audio()));
+        busy
+    }
+
     /// Appends what has come. True when there was anything.
-    pub(crate) fn step(&mut self) -> bool {
+    pub(crate) fn take(&mut self, now: CaptureTime) -> bool {
         let mut facts: Vec<Fact> = std::mem::take(&mut self.refused).into_values().collect();
+        let mut busy = false;
         while let Ok(fact) = self.rings.facts.pop() {
             facts.push(fact);
+            busy = true;
         }
-        let mut busy = false;
         for encoder in 0..self.rings.chunks.len() {
             while let Ok(header) = self.rings.chunks[encoder].1.pop() {
                 let payload = self.rings.chunks[encoder].0.pop(&mut self.scratch);
                 assert!(payload.is_some(), "a chunk's payload is put into its ring before its header");
-                self.append_chunk(&header);
+                self.append_chunk(&header, now);
                 busy = true;
             }
         }
         for fact in facts {
-            busy = true;
-            self.append_fact(fact);
+            self.append_fact(fact, now);
         }
-        self.unflushed |= busy;
         busy
     }
 
-    fn append_chunk(&mut self, header: &ChunkHeader) {
+    fn append_chunk(&mut self, header: &ChunkHeader, now: CaptureTime) {
         match self.store.append_chunk(header, &self.scratch) {
-            Ok(()) => {
+            Ok(number) => {
+                self.plan.on_chunk(number, header);
                 self.counters.chunks.add(1);
                 self.counters.bytes.add(self.scratch.len() as u64);
             }
             Err(error) => {
                 self.counters.lost_packets.add(u64::from(header.packets));
-                self.on_error(&error);
+                self.on_error(&error, "audio is lost until the store takes it again", now);
                 *self.lost.entry((header.recording, header.track)).or_default() += u64::from(header.packets);
                 // For the live view. When the ring is full, the recording's last fact tells all the same.
                 let loss = WriterLoss { recording: header.recording, track: header.track, packets: header.packets };
@@ -96,7 +110,7 @@ impl Writer {
         }
     }
 
-    fn append_fact(&mut self, mut fact: Fact) {
+    fn append_fact(&mut self, mut fact: Fact, now: CaptureTime) {
         if let Fact::Recording { recording, .. } = &mut fact
             && let Some(corrected) = with_losses(recording, &self.lost)
         {
@@ -109,49 +123,58 @@ impl Writer {
             *refused = fact;
             return;
         }
-        if let Err(error) = self.store.append_fact(&fact) {
-            self.on_error(&error);
-            self.refused.insert(recording.id, fact);
-            return;
-        }
-        self.counters.facts.add(1);
-        if recording.state != RecordingState::Active {
-            self.lost.retain(|(id, _), _| *id != recording.id);
-            self.completed.push(recording);
-        }
-    }
-
-    /// Makes everything appended durable, then tells of the recordings that are complete by it.
-    pub(crate) fn flush(&mut self) {
-        if !self.unflushed {
-            return;
-        }
-        let started = Instant::now();
-        match self.store.flush() {
-            Ok(_) => {
-                self.unflushed = false;
-                self.counters.failing.set(0);
-                self.counters.flushes.add(1);
-                self.counters.flush_nanos.add(u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX));
-                for recording in self.completed.drain(..) {
-                    (self.events)(EngineEvent::RecordingCompleted(recording));
+        match self.store.append_fact(fact.clone()) {
+            Ok(number) => {
+                self.plan.on_fact(number, now);
+                self.counters.facts.add(1);
+                if recording.state != RecordingState::Active {
+                    self.lost.retain(|(id, _), _| *id != recording.id);
                 }
             }
-            Err(error) => self.on_error(&error),
+            Err(error) => {
+                self.on_error(&error, "facts wait in memory until the store takes them", now);
+                self.refused.insert(recording.id, fact);
+            }
         }
     }
 
-    fn on_error(&mut self, error: &StoreError) {
+    /// The system clock was set, by so many nanoseconds: times of recordings before and after it do not compare.
+    pub(crate) fn on_clock_step(&mut self, stepped_nanos: i64, now: CaptureTime) {
+        let stepped_seconds = stepped_nanos as f64 / 1e9;
+        tracing::warn!(
+            stepped_seconds,
+            "somebody has set the system clock; the capture clock goes over to it by and by"
+        );
+        match self.store.append_fact(Fact::Clock { at: now, stepped_seconds }) {
+            Ok(number) => self.plan.on_fact(number, now),
+            Err(error) => self.on_error(&error, "the log does not tell that the clock was set", now),
+        }
+    }
+
+    /// Makes everything appended durable, and waits for it. False when that is not possible now.
+    pub(crate) fn flush(&mut self, now: CaptureTime) -> bool {
+        match self.store.flush() {
+            Ok(_) => {
+                self.plan.forget();
+                self.counters.flushes.add(1);
+                self.counters.failing.set(0);
+                self.refused.is_empty()
+            }
+            Err(error) => {
+                self.on_error(&error, "what is in memory is not durable", now);
+                false
+            }
+        }
+    }
+
+    fn on_error(&mut self, error: &StoreError, consequence: &str, now: CaptureTime) {
         self.counters.errors.add(1);
-        if !self.counters.is_failing() {
-            tracing::error!(error = %error, "the store cannot be written; audio is lost until it can");
-        }
         self.counters.failing.set(1);
-    }
-
-    /// The store cannot be written at the moment.
-    pub(crate) fn is_failing(&self) -> bool {
-        self.counters.is_failing()
+        self.untold += 1;
+        if now.since(self.told_at) >= TELL_INTERVAL || now < self.told_at {
+            tracing::error!(error = %error, failures = self.untold, "the store cannot be written: {consequence}");
+            (self.told_at, self.untold) = (now, 0);
+        }
     }
 
     /// The store, and how many facts it did not take.
@@ -177,48 +200,4 @@ fn with_losses(recording: &Recording, lost: &BTreeMap<(RecordingId, TrackId), u6
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use sidetone_model::{CaptureTime, ConversationId, Losses, NodeName, Side, TrackKind};
-
-    #[test]
-    fn a_recording_whose_audio_was_lost_after_its_last_report_is_incomplete() {
-        let track = Track {
-            id: TrackId(1),
-            party: None,
-            side: Side::Far,
-            kind: TrackKind::Audio,
-            encrypted: false,
-            decodable: true,
-            start_offset_seconds: 0.0,
-            duration_seconds: 1.0,
-            concealed_seconds: 0.0,
-            losses: Losses { writer: 20, ..Losses::default() },
-            streams: Vec::new(),
-        };
-        let recording = Recording {
-            schema: 1,
-            id: RecordingId(Default::default()),
-            node: NodeName("test".into()),
-            conversation_id: ConversationId(Default::default()),
-            state: RecordingState::Complete,
-            started_at: CaptureTime(1),
-            answered_at: None,
-            ended_at: Some(CaptureTime(2)),
-            duration_seconds: 1.0,
-            end_reason: None,
-            users: Vec::new(),
-            gaps: Vec::new(),
-            pauses: Vec::new(),
-            legs: Vec::new(),
-            parties: Vec::new(),
-            tracks: vec![track],
-        };
-        let lost = |packets| BTreeMap::from([((recording.id, TrackId(1)), packets)]);
-        let corrected = with_losses(&recording, &lost(50)).expect("30 packets more were lost than it tells");
-        assert_eq!((corrected.state, corrected.tracks[0].losses.writer), (RecordingState::Incomplete, 50));
-        assert_eq!(with_losses(&recording, &lost(20)), None);
-        let active = Recording { state: RecordingState::Active, ..recording.clone() };
-        assert_eq!(with_losses(&active, &lost(50)), None, "the call thread still tells it");
-    }
-}
+mod tests;

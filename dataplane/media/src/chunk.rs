@@ -7,9 +7,12 @@
 //! if nothing had happened. After a longer one the encoder starts from fresh, and the steps between hold no packet. Before
 //! that, one more step is encoded if the last one did not end in silence, because its last 6.5 ms only come out then.
 //!
-//! Invariants: a chunk begins and ends with a step that holds a packet; covers at most [`TICKS_PER_CHUNK_MAX`] steps; fits
-//! into the buffer that was allocated with the writer; steps only grow from one chunk to the next, except after
-//! [`ChunkWriter::seal`] when the capture clock itself went back.
+//! **Cuts.** A chunk ends before the next multiple of [`TrackConfig::chunk_ticks`], and is sealed when that cut's time has come, full
+//! or not.
+//!
+//! Invariants: a chunk begins and ends with a step that holds a packet; covers at most [`TICKS_PER_CHUNK_MAX`] steps, none of them
+//! beyond the cut after its first one or after the last cut that was carried out; fits into the buffer that was
+//! allocated with the writer; steps only grow from one chunk to the next, except after [`ChunkWriter::begin_anew`].
 
 use crate::clock::SAMPLES_PER_TICK;
 use crate::timeline::{TakenTick, TickSamples};
@@ -22,6 +25,8 @@ use sidetone_model::{RecordingId, Tick, TrackId};
 pub(crate) const LOOK_AHEAD_SAMPLES: usize = 52;
 /// Silences up to 100 ms are encoded.
 const BRIDGED_TICKS: u64 = 5;
+/// 1 s of silence ends a run: what was held up in the network for longer is late.
+const RUN_IDLE_TICKS: u64 = 50;
 /// The longest Opus packet made here; at 16 kbit/s the average is 40 bytes. Opus keeps to what it is given.
 const PACKET_BYTES_MAX: usize = 320;
 /// Room for a chunk: 1 s at up to 30 kbit/s; a chunk that would grow beyond is sealed earlier.
@@ -55,7 +60,12 @@ pub(crate) struct ChunkWriter {
     /// The last step encoded in the current run; `None` when the next step starts a new run.
     last_tick: Option<u64>,
     ends_in_sound: bool,
+    chunk_ticks: u64,
+    /// The last cut that was carried out.
+    cut: u64,
     first_tick: u64,
+    /// The cut at which the open chunk ends.
+    end_tick: u64,
     ticks: u16,
     packets: u16,
     payload: ChunkPayload,
@@ -80,7 +90,10 @@ impl ChunkWriter {
             encoder,
             last_tick: None,
             ends_in_sound: false,
+            chunk_ticks: u64::from(config.chunk_ticks),
+            cut: 0,
             first_tick: 0,
+            end_tick: 0,
             ticks: 0,
             packets: 0,
             payload: ChunkPayload(Vec::with_capacity(CHUNK_BYTES_MAX)),
@@ -97,14 +110,25 @@ impl ChunkWriter {
         self.packets
     }
 
-    /// First step of the chunk that is not sealed yet.
-    pub(crate) fn open_since(&self) -> Option<u64> {
-        (self.ticks > 0).then_some(self.first_tick)
+    /// Whether this cut was not carried out yet.
+    pub(crate) fn is_open_at(&self, cut: u64) -> bool {
+        self.cut < cut
     }
 
-    /// The last step encoded, if the encoder would go on from there.
-    pub(crate) fn last_tick(&self) -> Option<u64> {
-        self.last_tick
+    /// Carries out a cut: no covered step before it is to come, except held-up ones. Gives the last step encoded if that
+    /// ended a run.
+    pub(crate) fn seal_at(&mut self, cut: u64, sink: &mut dyn ChunkSink) -> Option<u64> {
+        self.cut = cut;
+        let is_over = self.last_tick.is_some_and(|last| last.saturating_add(RUN_IDLE_TICKS) < cut);
+        let ended = if is_over { self.end_run(sink) } else { None };
+        self.seal(sink);
+        ended
+    }
+
+    /// The capture clock went back: seals the open chunk, and forgets cuts that lie ahead now.
+    pub(crate) fn begin_anew(&mut self, sink: &mut dyn ChunkSink) {
+        self.seal(sink);
+        self.cut = 0;
     }
 
     /// Encodes a covered step. Steps come in growing order.
@@ -154,11 +178,12 @@ impl ChunkWriter {
         }
         if self.ticks == 0 {
             self.first_tick = tick;
+            self.end_tick = (tick.max(self.cut) / self.chunk_ticks + 1) * self.chunk_ticks;
         }
         self.payload.push(&packet[..length]);
         self.ticks += 1;
         self.packets += packets;
-        if self.ticks == TICKS_PER_CHUNK_MAX {
+        if self.ticks == TICKS_PER_CHUNK_MAX || tick + 1 == self.end_tick {
             self.seal(sink);
         }
     }
@@ -172,6 +197,7 @@ impl ChunkWriter {
         let empty_ticks = distance.saturating_sub(u64::from(self.ticks)) as usize;
         let is_before = tick < self.first_tick + u64::from(self.ticks);
         if is_before
+            || tick >= self.end_tick
             || distance >= u64::from(TICKS_PER_CHUNK_MAX)
             || self.payload.0.len() + 2 * (empty_ticks + 1) + packet_bytes > CHUNK_BYTES_MAX
         {

@@ -13,9 +13,11 @@
 //! | lost packets | `conceal` |
 //! | grid, several streams, late packets | `timeline`, `output` |
 //! | Opus and chunks | `chunk` |
+//! | when audio must be where | [`LatencyBudget`] |
 //! | how they work together | `stream`, `track` |
 #![forbid(unsafe_code)]
 
+mod budget;
 mod chunk;
 mod clock;
 mod conceal;
@@ -31,9 +33,11 @@ mod stretch;
 mod timeline;
 mod track;
 
+pub use budget::{LatencyBudget, TICKS_PER_CHUNK_MIN};
 pub use chunk::ChunkSink;
 pub use track::Track;
 
+use sidetone_log::TICKS_PER_CHUNK_MAX;
 use std::time::Duration;
 
 /// A stream within its track.
@@ -54,6 +58,9 @@ impl StreamSlot {
 /// The defaults: 16 kbit/s at complexity 1 reaches PESQ 4.3 of 4.5, and takes 1.1 ms of CPU and 2 KB per second of audio.
 /// Complexity 2 and above cost more than twice the time for less than 0.1 PESQ, and encoding decides how many
 /// calls a core carries. All of it was measured with libopus 1.6.1 on speech at 8 kHz.
+///
+/// The times are shares of the interval after which audio must be durable ([`LatencyBudget`]); the defaults are those of
+/// one second.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TrackConfig {
     /// Opus target, 6,000 ..= 64,000.
@@ -66,8 +73,10 @@ pub struct TrackConfig {
     /// How much later than the quickest packets of its stream a packet may come and still find its place open.
     /// At most 300 ms.
     pub jitter_allowance: Duration,
-    /// Grid steps encoded at a time, 1 ..= 16.
+    /// Grid steps encoded at a time, 1 ..= 16; fewer before a cut.
     pub batch_ticks: u8,
+    /// Chunks end at grid steps that are multiples of this, the same for all tracks. 5 ..= 50.
+    pub chunk_ticks: u16,
 }
 
 impl Default for TrackConfig {
@@ -75,9 +84,10 @@ impl Default for TrackConfig {
         Self {
             bitrate_bits_per_second: 16_000,
             complexity: 1,
-            reorder_window: Duration::from_millis(200),
-            jitter_allowance: Duration::from_millis(200),
+            reorder_window: Duration::from_millis(120),
+            jitter_allowance: Duration::from_millis(80),
             batch_ticks: 8,
+            chunk_ticks: 35,
         }
     }
 }
@@ -92,6 +102,7 @@ impl TrackConfig {
             ("reorder_window", "at most 300 ms", self.reorder_window <= Duration::from_millis(300)),
             ("jitter_allowance", "at most 300 ms", self.jitter_allowance <= Duration::from_millis(300)),
             ("batch_ticks", "1 to 16", (1..=16).contains(&self.batch_ticks)),
+            ("chunk_ticks", "5 to 50", (TICKS_PER_CHUNK_MIN..=TICKS_PER_CHUNK_MAX).contains(&self.chunk_ticks)),
         ];
         match in_range.into_iter().find(|(_, _, holds)| !holds) {
             Some((name, range, _)) => Err(MediaError::Configuration { name, range }),

@@ -6,15 +6,17 @@
 //! sum of two copies a few milliseconds apart sounds like a comb filter.
 //!
 //! **Delay.** Samples are encoded when they are older than `reorder window + jitter allowance`, and then
-//! [`TrackConfig::batch_ticks`] steps at a time, because an encoder's state falls out of the cache between its turns.
+//! [`TrackConfig::batch_ticks`] steps at a time, because an encoder's state falls out of the cache between its turns. Tracks
+//! begin at different steps, so their batches fall on different instants. When the steps before a common cut are that old
+//! (`budget`), all of them are encoded at once and the chunk is sealed.
 //! A packet whose place has been encoded is late. The time line does not advance through silence: a packet that was held up
-//! is late only if something later has already been encoded.
+//! is late only if something later has already been encoded. What comes for a step before the last cut and still
+//! finds its place open goes into the next chunk.
 
 use crate::chunk::{ChunkCounts, ChunkSink, ChunkWriter};
 use crate::clock::{NANOS_PER_SAMPLE, SAMPLES_PER_TICK, SamplePosition, time_of};
 use crate::timeline::{RING_TICKS, Timeline};
 use crate::{MediaError, StreamSlot, TrackConfig};
-use sidetone_log::TICKS_PER_CHUNK_MAX;
 use sidetone_model::{CaptureTime, NANOS_PER_TICK, RecordingId, TrackId};
 use std::time::Duration;
 
@@ -23,9 +25,6 @@ const HOLD_SAMPLES: i64 = 800;
 /// 10 min: a place that far before the open part of the time line means that the capture clock went back, not that the
 /// packet is late.
 const CLOCK_STEP_BACK_SAMPLES: i64 = 600 * 8000;
-
-/// 1 s without packets: what was held up in the network longer than this is late.
-const IDLE_TICKS: u64 = 50;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Admission {
@@ -51,6 +50,9 @@ pub(crate) struct Output {
     reorder_window: Duration,
     delay_ns: u64,
     batch_ticks: u64,
+    chunk_ticks: u64,
+    /// Batches end so many steps after this one, the track's first.
+    batches_from: u64,
     audio_from: Option<SamplePosition>,
     audio_until: Option<SamplePosition>,
     concealed_samples: u64,
@@ -60,14 +62,15 @@ pub(crate) struct Output {
 
 impl Output {
     pub(crate) fn new(recording: RecordingId, track: TrackId, config: &TrackConfig) -> Result<Self, MediaError> {
-        let delay = config.reorder_window + config.jitter_allowance;
         Ok(Self {
             timeline: Timeline::new(),
             writer: ChunkWriter::new(recording, track, config)?,
             hold: None,
             reorder_window: config.reorder_window,
-            delay_ns: u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX),
+            delay_ns: u64::try_from(config.look_back().as_nanos()).unwrap_or(u64::MAX),
             batch_ticks: u64::from(config.batch_ticks),
+            chunk_ticks: u64::from(config.chunk_ticks),
+            batches_from: 0,
             audio_from: None,
             audio_until: None,
             concealed_samples: 0,
@@ -118,7 +121,7 @@ impl Output {
         let end = place.saturating_add(length);
         if end.saturating_add(CLOCK_STEP_BACK_SAMPLES) < self.timeline.open_from() {
             self.flush(sink);
-            self.writer.seal(sink);
+            self.writer.begin_anew(sink);
             self.hold = None;
             self.timeline.open_at(Timeline::tick_of(place));
         }
@@ -135,6 +138,9 @@ impl Output {
         self.reach(first, sink);
         if !self.timeline.book_packet(first) {
             return Admission::Overlapped;
+        }
+        if self.audio_from.is_none() {
+            self.batches_from = Timeline::tick_of(first);
         }
         self.open_packets += 1;
         self.hold = Some(Hold { slot, until: end });
@@ -178,37 +184,41 @@ impl Output {
         true
     }
 
-    /// Encodes what is old enough, if it is a batch; seals a chunk that has been open for too long.
+    /// Whether the time of a cut has come that [`Self::advance`] has not carried out.
+    pub(crate) fn reaches_cut(&self, now: CaptureTime) -> bool {
+        let due = self.due(now);
+        self.writer.is_open_at(due - due % self.chunk_ticks)
+    }
+
+    /// Steps before this one are old enough.
+    fn due(&self, now: CaptureTime) -> u64 {
+        now.0.saturating_sub(self.delay_ns) / NANOS_PER_TICK
+    }
+
+    /// Encodes what is old enough, by whole batches or up to a cut; seals the chunk that ends at a cut.
     pub(crate) fn advance(&mut self, now: CaptureTime, sink: &mut dyn ChunkSink) {
-        let due = now.0.saturating_sub(self.delay_ns) / NANOS_PER_TICK;
-        if self.timeline.first_covered().is_some_and(|first| first.saturating_add(self.batch_ticks) <= due) {
-            while self.timeline.first_covered().is_some_and(|first| first < due) {
-                self.encode_first(sink);
-            }
+        let due = self.due(now);
+        let cut = due - due % self.chunk_ticks;
+        let batch_end = due - due.saturating_sub(self.batches_from) % self.batch_ticks;
+        let end = cut.max(batch_end);
+        while self.timeline.first_covered().is_some_and(|first| first < end) {
+            self.encode_first(sink);
         }
-        // A chunk of steady speech is full long before this; one that ended in events or pauses goes now.
-        let longest = u64::from(TICKS_PER_CHUNK_MAX) + IDLE_TICKS;
-        if self.writer.open_since().is_some_and(|first| first.saturating_add(longest) <= due) {
-            self.writer.seal(sink);
+        if self.writer.is_open_at(cut)
+            && let Some(last) = self.writer.seal_at(cut, sink)
+        {
+            self.close_behind(last);
         }
     }
 
-    /// No packets come: ends a run that nothing has continued for a while, and hands over what there is of its chunk.
-    pub(crate) fn idle(&mut self, now: CaptureTime, sink: &mut dyn ChunkSink) {
-        let due = now.0.saturating_sub(self.delay_ns) / NANOS_PER_TICK;
-        let is_over = |last: u64| last.saturating_add(IDLE_TICKS) <= due;
-        if self.timeline.is_empty() && self.writer.last_tick().is_some_and(is_over) {
-            self.end_run(sink);
-            self.writer.seal(sink);
-        }
+    /// `last` was encoded, perhaps as silence that no stream wrote.
+    fn close_behind(&mut self, last: u64) {
+        self.timeline.close_before(last + 1);
     }
 
     fn end_run(&mut self, sink: &mut dyn ChunkSink) {
         if let Some(last) = self.writer.end_run(sink) {
-            let behind = last + 1;
-            if self.timeline.open_from() < (behind * SAMPLES_PER_TICK as u64) as i64 {
-                self.timeline.open_at(behind);
-            }
+            self.close_behind(last);
         }
     }
 

@@ -79,6 +79,10 @@ impl Track {
         self.ensure_buffers(slot, sink);
         self.arrived_since_tick = self.arrived_since_tick.max(Some(arrived_at));
         self.streams[slot.index()].receive(arrived_at, rtp, &mut self.output, sink);
+        if self.output.reaches_cut(arrived_at) {
+            // Other streams may hold packets that have waited for long enough.
+            self.release_due(arrived_at, sink);
+        }
         self.output.advance(arrived_at, sink);
     }
 
@@ -91,28 +95,28 @@ impl Track {
     }
 
     /// Time has passed: gives up what was waited for long enough, encodes what is old enough. To be called every 20 to
-    /// 200 ms.
+    /// 200 ms, and whenever [`TrackConfig::cut_at`] moves on: a track without packets seals its chunk only then.
     pub fn on_tick(&mut self, now: CaptureTime, sink: &mut dyn ChunkSink) {
         // Packets from the pre-roll arrived long ago, and more of them may follow: their time is what counts until
         // they have caught up.
-        let arrived = self.arrived_since_tick.take();
-        let now = match arrived {
+        let now = match self.arrived_since_tick.take() {
             Some(arrived_at) if now.since(arrived_at) > CATCHING_UP => arrived_at,
             _ => now,
         };
+        self.release_due(now, sink);
+        self.output.advance(now, sink);
+    }
+
+    fn release_due(&mut self, now: CaptureTime, sink: &mut dyn ChunkSink) {
         for stream in &mut self.streams {
             stream.release_due(now, &mut self.output, sink);
-        }
-        self.output.advance(now, sink);
-        if arrived.is_none() {
-            self.output.idle(now, sink);
         }
     }
 
     /// The call is over at `at`: everything received is encoded and handed to the sink.
     pub fn finish(&mut self, at: CaptureTime, sink: &mut dyn ChunkSink) {
+        self.release_due(at, sink);
         for stream in &mut self.streams {
-            stream.release_due(at, &mut self.output, sink);
             stream.finish(&mut self.output, sink);
         }
         self.output.flush(sink);

@@ -197,6 +197,12 @@ fn speech_is_as_good_as_opus_alone_and_in_its_place() {
             ("60 ms of jitter, -200 ppm", Network { ppm: -200.0, jitter_ms: 60.0, lost_every: 0, first_lost: 8 }, 0.05),
             // What concealment leaves of it; silence instead would cost more than one.
             ("one packet in 50 lost", Network { ppm: 0.0, jitter_ms: 10.0, lost_every: 50, first_lost: 8 }, 0.8),
+            (
+                "one packet in 50 lost, 60 ms of jitter",
+                Network { ppm: 0.0, jitter_ms: 60.0, lost_every: 50, first_lost: 8 },
+                0.8,
+            ),
+            ("120 ms of jitter", Network { ppm: 0.0, jitter_ms: 120.0, lost_every: 0, first_lost: 8 }, 0.05),
         ] {
             let heard = record(&on_the_wire, law, &config, &path, start_ns);
             let Some(score) = pesq(TEST, &on_the_wire, &heard) else { return };

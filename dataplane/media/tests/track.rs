@@ -75,7 +75,11 @@ fn a_plain_stream_is_whole_and_in_its_place() {
     let (track, writer) = played(arrivals_of(&said, 7.3337));
     let measured = track.measured();
     assert_eq!(track.accounting().encoded, 250);
-    assert_eq!(writer.chunks.len(), 6, "5 s beginning within a step are 251 steps");
+    assert_eq!(writer.ticks().len(), 251, "5 s beginning within a step");
+    let ends: Vec<u64> = writer.chunks.iter().map(|(h, _)| h.first_tick.0 + u64::from(h.ticks)).collect();
+    let (last, cuts) = ends.split_last().unwrap();
+    assert!(cuts.iter().all(|end| end % 35 == 0) && cuts.windows(2).all(|pair| pair[1] == pair[0] + 35), "{ends:?}");
+    assert!(*last <= cuts[cuts.len() - 1] + 35);
     let seconds = measured.audio_until.unwrap().since(measured.first_audio_at.unwrap()).as_secs_f64();
     assert!((seconds - 5.0).abs() < 1e-9);
     assert!(measured.first_audio_at.unwrap().signed_nanos_since(at_ms(7.3337)).abs() < 125_000);

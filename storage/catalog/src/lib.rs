@@ -5,14 +5,38 @@
 //! replayed from the position found. Applying the same records twice changes nothing. docs/formats.md has the keys.
 #![forbid(unsafe_code)]
 
+mod apply;
+mod backup;
+mod bytes;
+mod catalog;
+mod changes;
+mod condition;
+mod database;
+mod document;
+mod dump;
 mod error;
+mod filter;
 mod keys;
+#[cfg(any(test, feature = "testing"))]
+mod memory;
+mod migrate;
+mod order;
+mod plan;
 mod query;
 mod rocks;
+mod row;
 mod search;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{purge_backups, restore};
+pub use catalog::*;
+pub use changes::Changes;
+pub use database::CatalogOptions;
+pub use dump::{digest, dump};
 pub use error::CatalogError;
+pub use filter::*;
+#[cfg(any(test, feature = "testing"))]
+pub use memory::MemoryCatalog;
 pub use query::*;
-pub use rocks::{Changes, RocksCatalog};
+pub use rocks::RocksCatalog;

@@ -1,28 +1,51 @@
-//! The questions people ask of the catalog, and the trait that every catalog answers.
+//! A query: what to look for, and which page of the answer.
 
-use crate::CatalogError;
-use serde::{Deserialize, Serialize};
-use sidetone_log::{Located, LogPosition};
-use sidetone_model::{CaptureTime, Recording, RecordingId, RecordingState, Tick, TrackId};
+use crate::{Filter, Span};
+use sidetone_model::{CaptureTime, Recording, RecordingId, RecordingState};
 use std::fmt;
 use std::str::FromStr;
 
-/// The largest page that [`Catalog::search`] gives.
+/// The largest page that [`Catalog::search`](crate::Catalog::search) gives.
 pub const PAGE_LIMIT_MAX: usize = 1000;
+/// Up to so many recordings, [`Catalog::count`](crate::Catalog::count) counts them one by one.
+pub const COUNT_EXACT_MAX: u64 = 1000;
 
-/// What to look for; every part that is present narrows the answer. Newest first.
+/// A page of the recordings that match a filter, newest first.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Query {
+    pub filter: Filter,
+    /// Where the page before this one ended.
+    pub cursor: Option<Cursor>,
+    /// Recordings on the page, 1 ..= [`PAGE_LIMIT_MAX`]; other values are brought into this range.
+    pub limit: usize,
+}
+
+impl Query {
+    /// The first page, of 50 recordings.
+    pub fn new(filter: Filter) -> Self {
+        Self { filter, cursor: None, limit: 50 }
+    }
+}
+
+impl Default for Query {
+    /// Everything.
+    fn default() -> Self {
+        Self::new(Filter::everything())
+    }
+}
+
+/// The simple questions, as a list of conditions; every one that is present narrows the answer.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RecordingQuery {
     /// `started_at` in `[from, to)`.
     pub from: Option<CaptureTime>,
     pub to: Option<CaptureTime>,
-    /// Part of a party's number or name, in any case; surrounding white space does not count. Number and name are each
-    /// searched as a whole: no match reaches from one into the other.
+    /// Part of a party's number or name; see [`Filter::party`]. Nothing but white space is no condition.
     pub party: Option<String>,
     pub state: Option<RecordingState>,
     /// Where the page before this one ended.
     pub cursor: Option<Cursor>,
-    /// Recordings on the page, 1 ..= [`PAGE_LIMIT_MAX`]; other values are brought into this range.
+    /// As in [`Query`].
     pub limit: usize,
 }
 
@@ -32,12 +55,33 @@ impl Default for RecordingQuery {
     }
 }
 
-/// A place in the order of all recordings (newest first). Its text is opaque and stays valid while recordings arrive:
-/// what arrives later never shows up behind it, unless it started earlier.
+impl From<&RecordingQuery> for Query {
+    fn from(query: &RecordingQuery) -> Self {
+        let mut conditions = Vec::new();
+        if query.from.is_some() || query.to.is_some() {
+            conditions.push(Filter::Started(Span { from: query.from, to: query.to }));
+        }
+        if let Some(party) = query.party.as_deref().filter(|party| !party.trim().is_empty()) {
+            conditions.push(Filter::party(party));
+        }
+        conditions.extend(query.state.map(Filter::State));
+        Self { filter: Filter::And(conditions), cursor: query.cursor, limit: query.limit }
+    }
+}
+
+/// A place in the order of all recordings. Its text is opaque and stays valid while recordings arrive: what arrives
+/// later never shows up behind it, unless it started earlier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Cursor {
     pub(crate) started_at: CaptureTime,
     pub(crate) recording: RecordingId,
+}
+
+impl Cursor {
+    /// Just behind this recording.
+    pub fn after(recording: &Recording) -> Self {
+        Self { started_at: recording.started_at, recording: recording.id }
+    }
 }
 
 impl fmt::Display for Cursor {
@@ -64,55 +108,12 @@ impl FromStr for Cursor {
     }
 }
 
-/// One page of an answer, newest first.
+/// One page of an answer, newest first. Recordings that started in the same millisecond stand in an order of their own,
+/// which is always the same.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct RecordingPage {
     pub recordings: Vec<Recording>,
-    /// Where the next page begins; absent on the last one. A page may hold fewer recordings than asked for and still
-    /// have a next one, when very many recordings had to be looked through.
+    /// Where the next page begins; absent on the last one. A page may hold fewer recordings than asked for, even none,
+    /// and still have a next one, when very many recordings had to be looked through.
     pub next: Option<Cursor>,
-}
-
-/// Where a chunk lies in the journal, and what it covers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ChunkLocation {
-    pub first_tick: Tick,
-    pub ticks: u16,
-    pub packets: u16,
-    pub located: Located,
-}
-
-/// How large the catalog is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct CatalogStatistics {
-    pub recordings: u64,
-    pub recordings_active: u64,
-    pub recordings_incomplete: u64,
-    /// Chunks of audio; a chunk that was appended twice counts once.
-    pub chunks: u64,
-    /// Bytes of the journal that these chunks take.
-    pub chunk_bytes: u64,
-    /// Bytes of the catalog on disk, without its write-ahead log.
-    pub size_bytes: u64,
-    /// Everything in the journal before this position is in the catalog.
-    pub applied: LogPosition,
-}
-
-/// The catalog of recordings: a projection of the log, which can be thrown away and made again.
-pub trait Catalog: Send + Sync {
-    fn recording(&self, recording: RecordingId) -> Result<Option<Recording>, CatalogError>;
-    fn search(&self, query: &RecordingQuery) -> Result<RecordingPage, CatalogError>;
-    /// The chunks of a track that hold any grid step in `[from, to)`, in grid order.
-    fn chunks(
-        &self,
-        recording: RecordingId,
-        track: TrackId,
-        from: Tick,
-        to: Tick,
-    ) -> Result<Vec<ChunkLocation>, CatalogError>;
-    /// Every active recording with the call tracker's state (null where none was stored), oldest first.
-    fn active_with_resume(&self) -> Result<Vec<(Recording, serde_json::Value)>, CatalogError>;
-    /// Whether a capture file with this digest was replayed to its end.
-    fn has_replayed(&self, digest: &str) -> Result<bool, CatalogError>;
-    fn statistics(&self) -> Result<CatalogStatistics, CatalogError>;
 }

@@ -1,150 +1,220 @@
-//! How a query is answered: choose the narrowest index, walk it newest first, and look at each document.
+//! How a query is answered: choose lists that hold every match, walk them newest first, and look at each document.
 //!
-//! An index only proposes; the document decides. So an entry that is out of date costs a look and never a wrong answer.
+//! Lists only propose; the document decides. So a posting that is out of date costs a look and never a wrong answer. The
+//! work for a page is bounded: what is found by then is the page, and the next one goes on where it ended.
 
-use crate::keys::{
-    OrderKey, SUFFIX_BYTES_MAX, TEXT_BYTES_MAX, normalize, order_key, parse_order_key, party_texts, state_byte,
-    successor, suffix_prefix,
-};
-use crate::rocks::{Family, List, RocksCatalog};
-use crate::{CatalogError, Cursor, PAGE_LIMIT_MAX, RecordingPage, RecordingQuery};
-use sidetone_model::{CaptureTime, Recording, RecordingId, RecordingState};
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap};
+use crate::apply::{bad_row, decode};
+use crate::condition::Condition;
+use crate::database::{Family, View};
+use crate::order::{NANOS_PER_MILLISECOND, OrderKey, TIME_BYTES, TimeKey, behind, parse_time, time_key};
+use crate::plan::{Bounds, Found, Limits, Source, Work};
+use crate::row::Row;
+use crate::{COUNT_EXACT_MAX, CatalogError, Count, Cursor, Filter, PAGE_LIMIT_MAX, Query, RecordingPage};
+use sidetone_log::Run;
+use sidetone_log::merkle::recording_root;
+use sidetone_model::{CaptureTime, Proof, Recording, RecordingId, RecordingState};
+use std::ops::ControlFlow;
+use uuid::Uuid;
 
-/// So many different numbers and names are followed one by one; a text that more contain is looked for in all
-/// recordings, of which then many match.
-const TEXTS_MAX: usize = 128;
-/// Entries looked through to find these.
-const TEXT_ENTRIES_MAX: usize = 4096;
-/// Documents looked at for one page; what is found by then is the page.
-const DOCUMENTS_MAX: usize = 20_000;
+/// Work of going to a document, and of reading it, or only its beginning.
+const DOCUMENT_SEEK_WORK: u64 = 22;
+const DOCUMENT_WORK: u64 = 3;
+const GLANCE_WORK: u64 = 1;
 
-pub(crate) fn search(catalog: &RocksCatalog, query: &RecordingQuery) -> Result<RecordingPage, CatalogError> {
+pub(crate) fn search(view: &View<'_>, query: &Query, limits: &Limits) -> Result<RecordingPage, CatalogError> {
+    let condition = Condition::new(&query.filter)?;
     let limit = query.limit.clamp(1, PAGE_LIMIT_MAX);
-    let party = query.party.as_deref().map(normalize).filter(|party| !party.is_empty());
-    let mut page = RecordingPage::default();
-    if party.as_ref().is_some_and(|party| party.len() > TEXT_BYTES_MAX) {
-        return Ok(page);
-    }
-    let Some(first) = first_order_key(query) else { return Ok(page) };
-    let mut candidates = Candidates::new(lists(catalog, query, party.as_deref(), first)?)?;
-    let mut looked_at = 0;
-    let mut last = None;
-    while let Some((started_at, id, state)) = candidates.next()? {
-        if query.from.is_some_and(|from| started_at < from) {
-            break;
+    // A large page that its lists fill is not cut short.
+    let page_work = limits.page_work + limit as u64 * (DOCUMENT_SEEK_WORK + DOCUMENT_WORK);
+    let mut work = Work::new(page_work);
+    let mut recordings = Vec::new();
+    let end = walk(view, &condition, query.cursor, limits, &mut work, |mut row| {
+        if recordings.len() == limit {
+            return Ok(ControlFlow::Break(()));
         }
-        if let (Some(wanted), Some(state)) = (query.state, state)
-            && state != state_byte(wanted)
-        {
-            continue;
+        if let Some(mut recording) = matching(&condition, &mut row) {
+            recording.proof = proof(view, &recording, &row.runs)?;
+            recordings.push(recording);
         }
-        if page.recordings.len() == limit || looked_at == DOCUMENTS_MAX {
-            page.next = last;
-            break;
-        }
-        looked_at += 1;
-        last = Some(Cursor { started_at, recording: id });
-        let Some(recording) = catalog.document(id)? else { continue };
-        if recording.started_at == started_at && matches(&recording, query.state, party.as_deref()) {
-            page.recordings.push(recording);
-        }
-    }
-    Ok(page)
-}
-
-fn matches(recording: &Recording, state: Option<RecordingState>, party: Option<&str>) -> bool {
-    state.is_none_or(|state| recording.state == state)
-        && party.is_none_or(|party| party_texts(recording).iter().any(|text| text.contains(party)))
-}
-
-/// The first place that the query's end of time and its cursor leave; `None` when they leave nothing.
-fn first_order_key(query: &RecordingQuery) -> Option<OrderKey> {
-    let newest = RecordingId(uuid::Uuid::max());
-    let until = match query.to {
-        None => order_key(CaptureTime(u64::MAX), newest),
-        Some(to) => order_key(CaptureTime(to.0.checked_sub(1)?), newest),
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let next = match end {
+        End::Reached => None,
+        // Something is left behind it.
+        End::Stopped => recordings.last().map(Cursor::after),
+        End::Paused(cursor) => Some(cursor),
     };
-    match query.cursor {
-        None => Some(until),
-        Some(cursor) => Some(successor(order_key(cursor.started_at, cursor.recording))?.max(until)),
-    }
+    Ok(RecordingPage { recordings, next })
 }
 
-/// The narrowest set of lists whose union holds every match.
-fn lists<'a>(
-    catalog: &'a RocksCatalog,
-    query: &RecordingQuery,
-    party: Option<&str>,
-    first: OrderKey,
-) -> Result<Vec<List<'a>>, CatalogError> {
-    if let Some(hashes) = party.map(|party| texts_with(catalog, party)).transpose()?.flatten() {
-        return Ok(hashes.iter().map(|hash| catalog.list(Family::ByParty, hash, &first)).collect());
-    }
-    Ok(vec![match query.state {
-        Some(state) => catalog.list(Family::ByState, &[state_byte(state)], &first),
-        None => catalog.list(Family::ByTime, &[], &first),
-    }])
+pub(crate) fn count(view: &View<'_>, filter: &Filter, limits: &Limits) -> Result<Count, CatalogError> {
+    let condition = Condition::new(filter)?;
+    let mut work = Work::new(limits.count_work);
+    let mut recordings = 0;
+    let mut last = None;
+    let end = walk(view, &condition, None, limits, &mut work, |mut row| {
+        if recordings == COUNT_EXACT_MAX {
+            return Ok(ControlFlow::Break(()));
+        }
+        if let Some(recording) = matching(&condition, &mut row) {
+            recordings += 1;
+            last = Some(recording.started_at);
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let reached = match end {
+        End::Reached => return Ok(Count { recordings, exact: true }),
+        End::Stopped => last,
+        End::Paused(cursor) => Some(cursor.started_at),
+    };
+    let estimate = extrapolate(view, &Bounds::of(&condition), reached, recordings);
+    Ok(Count { recordings: estimate, exact: false })
 }
 
-/// Hashes of all texts that contain `part`, or of a few more; `None` when they are too many.
-fn texts_with(catalog: &RocksCatalog, part: &str) -> Result<Option<BTreeSet<[u8; 8]>>, CatalogError> {
-    let prefix = suffix_prefix(part);
-    debug_assert!(prefix.len() <= SUFFIX_BYTES_MAX);
-    let mut list = catalog.list(Family::PartyTexts, prefix, &[]);
-    let mut hashes = BTreeSet::new();
-    let mut entries = 0;
-    while let Some(hash) = list.next(|rest, _| rest.last_chunk::<8>().copied())? {
-        hashes.insert(hash.ok_or(CatalogError::Corrupt { what: "index entry" })?);
-        entries += 1;
-        if hashes.len() > TEXTS_MAX || entries > TEXT_ENTRIES_MAX {
-            return Ok(None);
+/// Every recording that matches, newest first, whatever the work. Without its proof.
+pub(crate) fn for_each(
+    view: &View<'_>,
+    filter: &Filter,
+    mut take: impl FnMut(Recording) -> Result<(), CatalogError>,
+) -> Result<(), CatalogError> {
+    let condition = Condition::new(filter)?;
+    let mut work = Work::new(u64::MAX);
+    walk(view, &condition, None, &Limits::DEFAULT, &mut work, |mut row| {
+        matching(&condition, &mut row).map_or(Ok(()), &mut take)?;
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(())
+}
+
+/// What the rest holds when matches are as frequent there as down to `reached`: by the room that documents take.
+fn extrapolate(view: &View<'_>, bounds: &Bounds, reached: Option<CaptureTime>, recordings: u64) -> u64 {
+    let Some(reached) = reached else { return recordings };
+    let seen = view.room(Family::Documents, &time_key(bounds.newest), &time_key(reached));
+    let all = view.room(Family::Documents, &time_key(bounds.newest), &time_key(bounds.oldest));
+    if seen == 0 {
+        return recordings;
+    }
+    (recordings as f64 * all.max(seen) as f64 / seen as f64).round() as u64
+}
+
+/// The recording as it is shown, without its proof, when it matches.
+fn matching(condition: &Condition, row: &mut Row) -> Option<Recording> {
+    row.take_shown().filter(|recording| condition.matches(recording))
+}
+
+/// The proof of a recording that is over and whose audio is all sealed.
+pub(crate) fn proof(view: &View<'_>, recording: &Recording, runs: &[Run]) -> Result<Option<Proof>, CatalogError> {
+    if recording.state == RecordingState::Active || runs.is_empty() {
+        return Ok(None);
+    }
+    if view.need(recording.id)?.is_some_and(|need| need.chunk_count > 0) {
+        return Ok(None);
+    }
+    Ok(Some(Proof {
+        chunks: runs.iter().map(|run| u64::from(run.chunks)).sum(),
+        bytes: runs.iter().map(|run| run.payload_bytes).sum(),
+        merkle_root: recording_root(runs),
+    }))
+}
+
+/// How a walk ended.
+enum End {
+    /// Nothing is left.
+    Reached,
+    /// By who looked.
+    Stopped,
+    /// The work was used up; it goes on here.
+    Paused(Cursor),
+}
+
+/// Gives every row that may match to `look`, newest first, from behind `cursor` on, until that breaks or the work is used up.
+fn walk(
+    view: &View<'_>,
+    condition: &Condition,
+    cursor: Option<Cursor>,
+    limits: &Limits,
+    work: &mut Work,
+    mut look: impl FnMut(Row) -> Result<ControlFlow<()>, CatalogError>,
+) -> Result<End, CatalogError> {
+    let bounds = Bounds::of(condition);
+    if bounds.is_empty() {
+        return Ok(End::Reached);
+    }
+    let end = time_key(bounds.oldest);
+    let mut position = time_key(bounds.newest).to_vec();
+    if let Some(cursor) = cursor {
+        match position_behind(cursor) {
+            Some(behind) => position = position.max(behind),
+            None => return Ok(End::Reached),
         }
     }
-    Ok(Some(hashes))
-}
-
-/// Several lists as one, newest first, each recording once.
-struct Candidates<'a> {
-    lists: Vec<List<'a>>,
-    /// The next entry of each list, smallest key first.
-    heads: BinaryHeap<Reverse<(OrderKey, usize, Option<u8>)>>,
-    last: Option<OrderKey>,
-}
-
-impl<'a> Candidates<'a> {
-    fn new(lists: Vec<List<'a>>) -> Result<Self, CatalogError> {
-        let mut candidates = Self { heads: BinaryHeap::with_capacity(lists.len()), lists, last: None };
-        for index in 0..candidates.lists.len() {
-            candidates.pull(index)?;
-        }
-        Ok(candidates)
-    }
-
-    /// Takes the next entry of list `index` among the heads.
-    fn pull(&mut self, index: usize) -> Result<(), CatalogError> {
-        let head = self.lists[index].next(|key, value| {
-            let order: Option<OrderKey> = key.try_into().ok();
-            order.map(|order| (order, value.first().copied()))
-        })?;
-        if let Some(entry) = head {
-            let (order, state) = entry.ok_or(CatalogError::Corrupt { what: "index entry" })?;
-            self.heads.push(Reverse((order, index, state)));
-        }
-        Ok(())
-    }
-
-    /// Start time, identifier, and, where the index holds it, the state.
-    fn next(&mut self) -> Result<Option<(CaptureTime, RecordingId, Option<u8>)>, CatalogError> {
-        while let Some(Reverse((order, index, state))) = self.heads.pop() {
-            self.pull(index)?;
-            if self.last.replace(order) == Some(order) {
-                continue;
+    let mut source = Source::plan(view, condition, time_of(&position), limits, work)?;
+    let mut documents = view.list_from(Family::Documents, &[], &position);
+    let mut last = None;
+    loop {
+        // With a source only documents of its time, else all from here on.
+        let mut window = None;
+        if let Some(source) = &mut source {
+            match source.seek(time_of(&position), work)? {
+                Found::End => return Ok(End::Reached),
+                Found::Paused(time) => return Ok(End::Paused(before(time))),
+                Found::At(time) => {
+                    if time != time_of(&position) {
+                        position = time.to_vec();
+                    }
+                    window = Some(time);
+                }
             }
-            let (started_at, id) = parse_order_key(&order).ok_or(CatalogError::Corrupt { what: "index entry" })?;
-            return Ok(Some((started_at, id, state)));
+            documents.seek(&position);
+            work.spend(DOCUMENT_SEEK_WORK);
         }
-        Ok(None)
+        while let Some((key, value)) = documents.entry()? {
+            let (started, id) = OrderKey::parse(key).ok_or_else(|| documents.damaged("a document's key"))?;
+            if window.is_some_and(|window| window != time_of(key)) {
+                break;
+            }
+            if time_of(key) > end {
+                return Ok(End::Reached);
+            }
+            if let Some(last) = last.filter(|_| work.is_spent()) {
+                return Ok(End::Paused(last));
+            }
+            let glance = Row::glance(value, started).map_err(|bad| bad_row(view.database, bad, id))?;
+            if condition.glance(&glance) == Some(false) {
+                work.spend(GLANCE_WORK);
+            } else {
+                work.spend(DOCUMENT_WORK);
+                if look(decode(view.database, value, id, Some(started))?)?.is_break() {
+                    return Ok(End::Stopped);
+                }
+            }
+            last = Some(Cursor { started_at: started, recording: id });
+            documents.advance();
+        }
+        match window.and_then(behind) {
+            Some(next) => position = next.to_vec(),
+            None => return Ok(End::Reached),
+        }
     }
+}
+
+fn time_of(position: &[u8]) -> TimeKey {
+    let mut time = [0; TIME_BYTES];
+    time.copy_from_slice(&position[..TIME_BYTES]);
+    time
+}
+
+/// Behind everything that started in the millisecond after this one: just before what started in it.
+fn before(time: TimeKey) -> Cursor {
+    // A pause is always behind where the walk began, so that there is a later time.
+    let later = parse_time(time).unwrap_or_default().0.saturating_add(NANOS_PER_MILLISECOND);
+    Cursor { started_at: CaptureTime(later), recording: RecordingId(Uuid::max()) }
+}
+
+/// The first key behind a cursor; `None` behind the last.
+fn position_behind(cursor: Cursor) -> Option<Vec<u8>> {
+    if cursor.recording.0.is_max() {
+        return behind(time_key(cursor.started_at)).map(|time| time.to_vec());
+    }
+    Some([OrderKey::from(cursor).as_bytes(), &[0]].concat())
 }

@@ -8,10 +8,29 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// The mapping behind all blocks of a journal.
+/// The mapping behind blocks that were allocated together.
+#[derive(Clone)]
+pub struct Memory(Arc<Region>);
+
+impl Memory {
+    /// Its first address, and its bytes.
+    pub(crate) fn range(&self) -> (usize, usize) {
+        (self.0.base.as_ptr() as usize, self.0.bytes)
+    }
+
+    pub(crate) fn blocks(&self) -> u16 {
+        self.0.blocks
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 struct Region {
     base: NonNull<u8>,
     bytes: usize,
+    blocks: u16,
 }
 
 // SAFETY: `Region` only owns the mapping; bytes are reached through `Block`s alone, each of which covers a range of its own.
@@ -29,9 +48,8 @@ impl Drop for Region {
 }
 
 /// A block of memory, aligned to 4096, that can be written from.
-pub(crate) struct Block {
-    region: Arc<Region>,
-    index: u16,
+pub struct Block {
+    memory: Memory,
     offset: usize,
     bytes: usize,
 }
@@ -51,20 +69,17 @@ impl Block {
             )?
         };
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let region = Arc::new(Region { base, bytes: total });
-        Ok((0..count)
-            .map(|index| Self { region: Arc::clone(&region), index, offset: usize::from(index) * bytes, bytes })
-            .collect())
+        let memory = Memory(Arc::new(Region { base, bytes: total, blocks: count }));
+        Ok((0..count).map(|index| Self { memory: memory.clone(), offset: usize::from(index) * bytes, bytes }).collect())
     }
 
-    /// Its number among the blocks that were allocated with it.
-    pub(crate) fn index(&self) -> u16 {
-        self.index
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     fn start(&self) -> NonNull<u8> {
         // SAFETY: `allocate` gave this block the range [offset, offset + bytes) within the mapping.
-        unsafe { self.region.base.add(self.offset) }
+        unsafe { self.memory.0.base.add(self.offset) }
     }
 }
 

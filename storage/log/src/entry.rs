@@ -1,7 +1,8 @@
 //! What the log holds: chunks of audio and facts.
 
+use crate::{Chunk, LogError, format};
 use serde::{Deserialize, Serialize};
-use sidetone_model::{CaptureTime, Recording, RecordingId, Tick, TrackId};
+use sidetone_model::{Annotations, CaptureTime, MerkleRoot, Recording, RecordingId, Tick, TrackId};
 use std::sync::Arc;
 
 /// A place in the journal: the file's number and the byte offset in it. Orders as written.
@@ -9,6 +10,48 @@ use std::sync::Arc;
 pub struct LogPosition {
     pub file: u32,
     pub offset: u64,
+}
+
+/// A volume of a store: 0 is the store directory itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct VolumeNumber(pub u8);
+
+/// Orders the facts of a store, over all its volumes. Of two facts about the same thing the one with the higher sequence holds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FactSequence(pub u64);
+
+/// A segment of a volume, as its file name says; counted from 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SegmentNumber(pub u32);
+
+/// Consecutive chunks of one recording in a segment, and the facts before them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Run {
+    pub volume: VolumeNumber,
+    pub segment: SegmentNumber,
+    /// First byte of the run in the segment, and its length in bytes, the run index included.
+    pub offset: u64,
+    pub length: u64,
+    /// Where the run index begins, counted from `offset`.
+    pub index_offset: u64,
+    pub chunks: u32,
+    pub payload_bytes: u64,
+    /// The grid steps from the first chunk's first to behind the last chunk's last.
+    pub first_tick: Tick,
+    pub end_tick: Tick,
+    /// Over the run's chunk records, in order.
+    pub root: MerkleRoot,
+}
+
+/// How far a volume's journal is in runs, as far as one recording is concerned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Through {
+    pub volume: VolumeNumber,
+    /// The recording's chunks before this position lie in runs.
+    pub position: LogPosition,
 }
 
 /// The longest chunk: 1 s of one track.
@@ -39,6 +82,44 @@ pub enum ChunkCodec {
     OpusNarrowband = 1,
 }
 
+/// A chunk's record as it is stored, header and checksum proven: what is copied from a journal into a segment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChunkRecord {
+    bytes: Vec<u8>,
+    header: ChunkHeader,
+}
+
+impl ChunkRecord {
+    pub fn new(header: &ChunkHeader, payload: &[u8]) -> Result<Self, LogError> {
+        Ok(Self { bytes: format::chunk_record(header, payload)?, header: *header })
+    }
+
+    /// The record that `bytes` are, without anything behind it; or why they are none.
+    pub fn decode(bytes: Vec<u8>) -> Result<Self, &'static str> {
+        let header = format::decode_chunk_record(&bytes)?;
+        Ok(Self { bytes, header })
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn header(&self) -> &ChunkHeader {
+        &self.header
+    }
+
+    /// As [`ChunkPayload`] describes it.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[format::CHUNK_PAYLOAD_OFFSET..]
+    }
+
+    pub fn into_chunk(self) -> Chunk {
+        let mut payload = self.bytes;
+        payload.drain(..format::CHUNK_PAYLOAD_OFFSET);
+        Chunk { header: self.header, payload }
+    }
+}
+
 /// The payload of a chunk: per grid step a length (u16, little-endian) and so many bytes of an Opus packet; length 0
 /// is a step without audio.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +145,15 @@ pub fn chunk_packets(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Anything that happened other than audio.
+/// A fact as it stands in the log.
+#[derive(Clone, PartialEq, Debug)]
+pub struct FactRecord {
+    pub sequence: FactSequence,
+    pub fact: Fact,
+}
+
+/// Anything that happened other than audio. Applying facts in any order, and any of them again, gives the same catalog: each
+/// is a register that the highest sequence holds, or adds to a set.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "snake_case")]
 pub enum Fact {
@@ -75,6 +164,26 @@ pub enum Fact {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         resume: Option<serde_json::Value>,
     },
+    /// What people and policy say of a recording; replaces all earlier ones about it.
+    Annotations { recording: RecordingId, annotations: Annotations },
+    /// Chunks of a recording were copied into a segment. Adds to the runs of that recording.
+    Sealed { recording: RecordingId, run: Run, through: Vec<Through> },
+    /// The system clock was stepped, by so many seconds.
+    Clock { at: CaptureTime, stepped_seconds: f64 },
     /// A capture file was replayed into this store to its end.
     Replayed { digest: String, at: CaptureTime },
+}
+
+impl Fact {
+    /// The kinds that this program knows, as the log names them.
+    pub(crate) const KINDS: [&str; 5] = ["recording", "annotations", "sealed", "clock", "replayed"];
+
+    /// The recording that the fact is about.
+    pub fn recording(&self) -> Option<RecordingId> {
+        match self {
+            Self::Recording { recording, .. } => Some(recording.id),
+            Self::Annotations { recording, .. } | Self::Sealed { recording, .. } => Some(*recording),
+            Self::Clock { .. } | Self::Replayed { .. } => None,
+        }
+    }
 }

@@ -1,13 +1,22 @@
-//! Bytes of a journal file: its header, and records. No I/O. docs/formats.md says the same in tables.
+//! Bytes of a log file: its header, and records. No I/O. docs/formats.md says the same in tables.
 //!
 //! Constraints: everything little-endian except identifiers (as their 16 bytes stand); decoding never panics and never
 //! trusts a length before the checksum over it has been proven.
 
-use crate::{Chunk, ChunkCodec, ChunkHeader, Content, Fact, LogError, TICKS_PER_CHUNK_MAX};
-use sidetone_model::{CaptureTime, RecordingId, Tick, TrackId};
+mod header;
+mod segment;
+
+pub use header::{FileHeader, FileKind, Month};
+pub use segment::{RUN_CHUNKS_MAX, RUN_TICKS_MAX, footer_record, run_index_record, segment_index_records};
+
+use crate::{
+    Chunk, ChunkCodec, ChunkHeader, Content, Fact, FactRecord, FactSequence, Footer, LogError, RunIndex, SegmentEntry,
+    TICKS_PER_CHUNK_MAX,
+};
+use sidetone_model::{RecordingId, Tick, TrackId};
 use uuid::Uuid;
 
-/// Version of the file layout. A reader refuses files of a later one.
+/// Version of the file layout. A reader refuses files of a later one, and reads those of the version before its own.
 pub const FORMAT_VERSION: u32 = 1;
 /// Bytes of the file header, and the alignment of every write (O_DIRECT).
 pub const ALIGNMENT_BYTES: usize = 4096;
@@ -22,8 +31,8 @@ pub const CHUNK_PAYLOAD_OFFSET: usize = RECORD_HEADER_BYTES + CHUNK_FIXED_BYTES;
 pub(crate) const SYNC_BYTES: usize = RECORD_HEADER_BYTES + 24;
 
 const CHUNK_FIXED_BYTES: usize = 76;
-const MAGIC: &[u8; 8] = b"SIDETJNL";
-const NODE_BYTES_MAX: usize = 255;
+/// Bytes of a fact record before its JSON, the record header apart.
+const FACT_FIXED_BYTES: usize = 24;
 
 /// Readers that do not know the type must not go on as if the record were not there.
 pub const FLAG_CRITICAL: u8 = 1;
@@ -32,90 +41,15 @@ pub const TYPE_PADDING: u16 = 1;
 pub const TYPE_SYNC: u16 = 2;
 pub const TYPE_CHUNK: u16 = 16;
 pub const TYPE_FACT: u16 = 17;
+pub const TYPE_RUN_INDEX: u16 = 18;
+pub const TYPE_SEGMENT_INDEX: u16 = 19;
+pub const TYPE_FOOTER: u16 = 20;
 
 const VERSION_PADDING: u8 = 1;
 const VERSION_SYNC: u8 = 1;
 const VERSION_CHUNK: u8 = 1;
-const VERSION_FACT: u8 = 1;
-
-/// The first 4096 bytes of a journal file.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct FileHeader {
-    pub version: u32,
-    pub store_id: Uuid,
-    /// `/proc/sys/kernel/random/boot_id`: which run of which machine wrote this.
-    pub boot_id: Uuid,
-    /// Drawn for this file; stands in its sync records, so that nobody can forge one who does not read the file.
-    pub file_id: Uuid,
-    /// Counted from 1.
-    pub file: u32,
-    /// File size that was preallocated, in bytes.
-    pub preallocated_bytes: u64,
-    pub created_at: CaptureTime,
-    /// How far the file before this one is good, in bytes; 0 in the first file. What it holds behind was never
-    /// acknowledged, or stands in this file again.
-    pub previous_end: u64,
-    pub node: String,
-}
-
-impl FileHeader {
-    pub fn encode(&self) -> [u8; ALIGNMENT_BYTES] {
-        let mut bytes = [0; ALIGNMENT_BYTES];
-        let mut node = self.node.as_str();
-        while node.len() > NODE_BYTES_MAX {
-            let mut end = node.len() - 1;
-            while !node.is_char_boundary(end) {
-                end -= 1;
-            }
-            node = &node[..end];
-        }
-        let mut at = 0;
-        let mut put = |part: &[u8]| {
-            bytes[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        };
-        put(MAGIC);
-        put(&self.version.to_le_bytes());
-        put(&self.file.to_le_bytes());
-        put(self.store_id.as_bytes());
-        put(self.boot_id.as_bytes());
-        put(self.file_id.as_bytes());
-        put(&self.preallocated_bytes.to_le_bytes());
-        put(&self.created_at.0.to_le_bytes());
-        put(&self.previous_end.to_le_bytes());
-        put(&(node.len() as u16).to_le_bytes());
-        put(node.as_bytes());
-        let checksum = crc32c::crc32c(&bytes[..ALIGNMENT_BYTES - 4]);
-        bytes[ALIGNMENT_BYTES - 4..].copy_from_slice(&checksum.to_le_bytes());
-        bytes
-    }
-
-    /// The header, or what is wrong with it. A later version is not an error here: only `version` is then sure.
-    pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        let bytes: &[u8; ALIGNMENT_BYTES] = bytes.try_into().ok().ok_or("it is shorter than its header")?;
-        if &bytes[..8] != MAGIC {
-            return Err("it does not begin with SIDETJNL");
-        }
-        let (body, checksum) = bytes.split_at(ALIGNMENT_BYTES - 4);
-        if crc32c::crc32c(body).to_le_bytes() != checksum {
-            return Err("its header is damaged (checksum)");
-        }
-        let node_length = usize::from(u16_at(bytes, 88));
-        let node = bytes.get(90..90 + node_length).filter(|_| node_length <= NODE_BYTES_MAX);
-        let node = node.and_then(|name| std::str::from_utf8(name).ok()).ok_or("its node name is not a text")?;
-        Ok(Self {
-            version: u32_at(bytes, 8),
-            file: u32_at(bytes, 12),
-            store_id: uuid_at(bytes, 16),
-            boot_id: uuid_at(bytes, 32),
-            file_id: uuid_at(bytes, 48),
-            preallocated_bytes: u64_at(bytes, 64),
-            created_at: CaptureTime(u64_at(bytes, 72)),
-            previous_end: u64_at(bytes, 80),
-            node: node.to_owned(),
-        })
-    }
-}
+/// Version 1 was never released: it had no sequence.
+const VERSION_FACT: u8 = 2;
 
 /// A record whose checksum is right, not yet interpreted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -170,6 +104,10 @@ fn checksum(record: &[u8]) -> u32 {
 pub enum Meaning {
     Content(Content),
     Sync(Sync),
+    /// The three that only segments hold.
+    RunIndex(RunIndex),
+    SegmentIndex(Vec<SegmentEntry>),
+    Footer(Footer),
     /// Padding, or a record of a later program that may be ignored.
     Nothing,
     /// A critical record of a type, version or kind of fact that this program does not know.
@@ -196,15 +134,22 @@ pub fn interpret(record: &RawRecord<'_>) -> Meaning {
         (TYPE_SYNC, VERSION_SYNC) if record.body.len() == SYNC_BYTES - RECORD_HEADER_BYTES => {
             Meaning::Sync(Sync { file_id: uuid_at(record.body, 0), sequence: u64_at(record.body, 16) })
         }
-        (TYPE_CHUNK, VERSION_CHUNK) => match decode_chunk(record.body) {
-            Ok(chunk) => Meaning::Content(Content::Chunk(chunk)),
-            Err(what) => Meaning::Malformed(what),
-        },
-        (TYPE_FACT, VERSION_FACT) => match serde_json::from_slice::<Fact>(record.body) {
+        (TYPE_CHUNK, VERSION_CHUNK) => {
+            understood(decode_chunk(record.body), |chunk| Meaning::Content(Content::Chunk(chunk)))
+        }
+        (TYPE_RUN_INDEX, segment::VERSION_RUN_INDEX) => {
+            understood(segment::decode_run_index(record.body), Meaning::RunIndex)
+        }
+        (TYPE_SEGMENT_INDEX, segment::VERSION_SEGMENT_INDEX) => {
+            understood(segment::decode_segment_index(record.body), Meaning::SegmentIndex)
+        }
+        (TYPE_FOOTER, segment::VERSION_FOOTER) => understood(segment::decode_footer(record.body), Meaning::Footer),
+        (TYPE_FACT, VERSION_FACT) => match decode_fact(record.body) {
             Ok(fact) => Meaning::Content(Content::Fact(fact)),
-            // A kind of fact that a later program added: it carries the critical flag when it must not be skipped.
-            Err(_) if record.flags & FLAG_CRITICAL == 0 => Meaning::Nothing,
-            Err(_) => Meaning::Unknown { kind: record.kind, version: record.version },
+            Err(BadFact::Malformed(what)) => Meaning::Malformed(what),
+            // It carries the critical flag when it must not be skipped.
+            Err(BadFact::UnknownKind) if record.flags & FLAG_CRITICAL == 0 => Meaning::Nothing,
+            Err(BadFact::UnknownKind) => Meaning::Unknown { kind: record.kind, version: record.version },
         },
         _ if record.flags & FLAG_CRITICAL == 0 => Meaning::Nothing,
         _ => Meaning::Unknown { kind: record.kind, version: record.version },
@@ -212,7 +157,28 @@ pub fn interpret(record: &RawRecord<'_>) -> Meaning {
 }
 
 /// The chunk of a chunk record's body.
-pub(crate) fn decode_chunk(body: &[u8]) -> Result<Chunk, &'static str> {
+fn understood<T>(decoded: Result<T, &'static str>, meaning: impl FnOnce(T) -> Meaning) -> Meaning {
+    decoded.map_or_else(Meaning::Malformed, meaning)
+}
+
+fn decode_chunk(body: &[u8]) -> Result<Chunk, &'static str> {
+    let (header, payload) = split_chunk(body)?;
+    Ok(Chunk { header, payload: payload.to_vec() })
+}
+
+/// The header of a chunk's record, whose bytes these are and no more.
+pub(crate) fn decode_chunk_record(bytes: &[u8]) -> Result<ChunkHeader, &'static str> {
+    match decode_frame(bytes) {
+        Frame::Record(record) if record.length as usize != bytes.len() => Err("the record there has another length"),
+        Frame::Record(RawRecord { kind: TYPE_CHUNK, version: VERSION_CHUNK, body, .. }) => {
+            split_chunk(body).map(|(header, _)| header)
+        }
+        Frame::Record(_) => Err("another record lies there"),
+        Frame::NeedMore(_) | Frame::Invalid => Err("its checksum is wrong"),
+    }
+}
+
+fn split_chunk(body: &[u8]) -> Result<(ChunkHeader, &[u8]), &'static str> {
     let Some((fixed, payload)) = body.split_at_checked(CHUNK_FIXED_BYTES) else { return Err("the chunk is too short") };
     let ticks = u16_at(fixed, 24);
     if ticks == 0 || ticks > TICKS_PER_CHUNK_MAX {
@@ -233,7 +199,7 @@ pub(crate) fn decode_chunk(body: &[u8]) -> Result<Chunk, &'static str> {
         nonce: array_at(fixed, 48),
         tag: array_at(fixed, 60),
     };
-    Ok(Chunk { header, payload: payload.to_vec() })
+    Ok((header, payload))
 }
 
 /// The head of a chunk record (record header and fixed fields); the payload follows it unchanged.
@@ -256,12 +222,44 @@ pub(crate) fn encode_chunk(header: &ChunkHeader, payload: &[u8]) -> Result<[u8; 
     Ok(record)
 }
 
-/// The head of a fact record, and its body.
-pub(crate) fn encode_fact(fact: &Fact) -> Result<([u8; RECORD_HEADER_BYTES], Vec<u8>), LogError> {
-    let body = serde_json::to_vec(fact).map_err(|source| LogError::Encode { source })?;
-    let mut head = [0; RECORD_HEADER_BYTES];
-    seal(&mut head, &body, TYPE_FACT, FLAG_CRITICAL, VERSION_FACT)?;
-    Ok((head, body))
+enum BadFact {
+    Malformed(&'static str),
+    /// One that a later program added.
+    UnknownKind,
+}
+
+fn decode_fact(body: &[u8]) -> Result<FactRecord, BadFact> {
+    let Some((fixed, json)) = body.split_at_checked(FACT_FIXED_BYTES) else {
+        return Err(BadFact::Malformed("the fact is too short"));
+    };
+    let Ok(fact) = serde_json::from_slice::<Fact>(json) else {
+        return Err(match serde_json::from_slice::<FactKind>(json) {
+            Ok(kind) if !Fact::KINDS.contains(&kind.fact.as_str()) => BadFact::UnknownKind,
+            _ => BadFact::Malformed("the fact's JSON does not say what its kind has to"),
+        });
+    };
+    if uuid_at(fixed, 8) != fact.recording().map_or(Uuid::nil(), |id| id.0) {
+        return Err(BadFact::Malformed("the fact's JSON is about another recording than its head says"));
+    }
+    Ok(FactRecord { sequence: FactSequence(u64_at(fixed, 0)), fact })
+}
+
+#[derive(serde::Deserialize)]
+struct FactKind {
+    fact: String,
+}
+
+/// The head of a fact record (record header and fixed fields), and the JSON that follows it.
+pub(crate) fn encode_fact(
+    fact: &FactRecord,
+) -> Result<([u8; RECORD_HEADER_BYTES + FACT_FIXED_BYTES], Vec<u8>), LogError> {
+    let json = serde_json::to_vec(&fact.fact).map_err(|source| LogError::Encode { source })?;
+    let mut head = [0; RECORD_HEADER_BYTES + FACT_FIXED_BYTES];
+    let fixed = &mut head[RECORD_HEADER_BYTES..];
+    fixed[..8].copy_from_slice(&fact.sequence.0.to_le_bytes());
+    fixed[8..].copy_from_slice(fact.fact.recording().map_or(Uuid::nil(), |id| id.0).as_bytes());
+    seal(&mut head, &json, TYPE_FACT, FLAG_CRITICAL, VERSION_FACT)?;
+    Ok((head, json))
 }
 
 pub(crate) fn encode_sync(sync: Sync) -> [u8; SYNC_BYTES] {
@@ -343,7 +341,7 @@ pub fn chunk_record(header: &ChunkHeader, payload: &[u8]) -> Result<Vec<u8>, Log
 }
 
 /// A whole fact record as bytes.
-pub fn fact_record(fact: &Fact) -> Result<Vec<u8>, LogError> {
+pub fn fact_record(fact: &FactRecord) -> Result<Vec<u8>, LogError> {
     let (head, body) = encode_fact(fact)?;
     Ok([&head[..], &body].concat())
 }

@@ -3,92 +3,98 @@
 //! Constraints: never writes; works beside a writer in this or another process. Single chunks are read through the page
 //! cache with one pread; a bounded number of files is kept open.
 
-use crate::format::{CHUNK_PAYLOAD_OFFSET, Frame, Meaning, RECORD_BYTES_MAX, decode_frame, interpret};
-use crate::scan::{FileScan, Opening, ReadAt, Step, read_opening};
-use crate::{Chunk, Content, Entry, Located, LogError, LogPosition};
-use std::collections::BTreeMap;
-use std::fs::File;
+use crate::bad_blocks::PassingOverBadBlocks;
+use crate::files::{OpenFiles, Owner, check_header, journal_path, list_journal};
+use crate::format::{ALIGNMENT_BYTES, CHUNK_PAYLOAD_OFFSET, FileHeader, FileKind, Meaning, RECORD_BYTES_MAX};
+use crate::io::FileSize;
+use crate::scan::{FileScan, Opening, Step, read_opening};
+use crate::{ChunkRecord, Entry, Located, LogError, LogPosition};
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-/// Journal files kept open for reading.
-const OPEN_FILES_MAX: usize = 64;
-
-/// Reads a journal; cheap to clone.
+/// Reads the journal of a volume; cheap to clone.
 #[derive(Clone)]
 pub struct JournalReader {
     shared: Arc<Shared>,
 }
 
 struct Shared {
+    files: OpenFiles,
     directory: PathBuf,
-    store_id: uuid::Uuid,
-    open_files: Mutex<BTreeMap<u32, Arc<File>>>,
+    owner: Owner,
+}
+
+/// What is known of a journal's end by those who do not read it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KnownEnd {
+    /// Everything before this position was durable once: what cannot be read there is damage. The default position says
+    /// nothing.
+    AtLeast(LogPosition),
+    /// As before, and nothing behind this position is wanted: the writer is still at it.
+    At(LogPosition),
 }
 
 impl JournalReader {
-    /// `directory` holds the files of store `store_id`. It need not exist yet.
-    pub fn open(directory: &Path, store_id: uuid::Uuid) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                directory: directory.to_owned(),
-                store_id,
-                open_files: Mutex::new(BTreeMap::new()),
-            }),
-        }
+    /// `directory` holds the journal files of `owner`. It need not exist yet.
+    pub fn open(files: &OpenFiles, directory: &Path, owner: Owner) -> Self {
+        let (files, directory) = (files.clone(), directory.to_owned());
+        Self { shared: Arc::new(Shared { files, directory, owner }) }
     }
 
     /// Everything from `from` on, which is where a record begins, or [`LogPosition::default`] for all. Damage is an
     /// error for which [`LogError::is_damage`] holds; the iterator goes on behind it. It ends after any other error.
-    pub fn scan(&self, from: LogPosition) -> Result<JournalScan, LogError> {
+    pub fn scan(&self, from: LogPosition, end: KnownEnd) -> Result<JournalScan, LogError> {
         let files = self.files()?;
-        let files: Vec<u32> = files.into_iter().filter(|&file| file >= from.file).collect();
-        if let Some(&first) = files.first()
+        let files: VecDeque<u32> = files.into_iter().filter(|&file| file >= from.file).collect();
+        if let Some(&first) = files.front()
             && from.file != 0
             && first > from.file
         {
             return Err(LogError::MissingFile { file: from.file });
         }
-        if files.is_empty() && from != LogPosition::default() {
+        let reached = match end {
+            KnownEnd::AtLeast(reached) | KnownEnd::At(reached) => reached,
+        };
+        if files.is_empty() && from != LogPosition::default() && from >= reached {
             return Err(LogError::BeyondEnd { position: from, end: LogPosition::default() });
         }
-        Ok(JournalScan { reader: self.clone(), files: files.into(), current: None, position: from, finished: false })
+        let until = matches!(end, KnownEnd::At(_)).then_some(reached);
+        Ok(JournalScan {
+            reader: self.clone(),
+            files,
+            current: None,
+            position: from,
+            at_least: reached,
+            until,
+            finished: false,
+        })
     }
 
     /// The chunk at `located`.
     ///
     /// # Errors
-    /// [`LogError::BadChunk`] when its checksum is wrong, or when something else lies there; [`LogError::Io`].
-    pub fn read_chunk(&self, located: Located) -> Result<Chunk, LogError> {
-        let bad = |what| LogError::BadChunk { position: located.position, length: located.length, what };
-        let length = located.length as usize;
-        if !(CHUNK_PAYLOAD_OFFSET..=RECORD_BYTES_MAX).contains(&length) {
+    /// [`LogError::BadChunk`] when its checksum is wrong, or when something else lies there; [`LogError::Retired`] when
+    /// its file is gone: the chunk lies in a segment by now; [`LogError::Io`].
+    pub fn read_chunk(&self, located: Located) -> Result<ChunkRecord, LogError> {
+        let path = journal_path(&self.shared.directory, located.position.file);
+        let (offset, length) = (located.position.offset, located.length);
+        let bad = |what| LogError::BadChunk { path: path.clone(), offset, length, what };
+        if !(CHUNK_PAYLOAD_OFFSET..=RECORD_BYTES_MAX).contains(&(length as usize)) {
             return Err(bad("no chunk has this length"));
         }
-        let file = self.open_file(located.position.file)?;
-        let mut bytes = vec![0; length];
-        let read = ReadAt::read_at(&*file, &mut bytes, located.position.offset)
-            .map_err(|source| LogError::io("read", file_path(&self.shared.directory, located.position.file), source))?;
-        match decode_frame(&bytes[..read]) {
-            Frame::Record(record) if record.length == located.length => match interpret(&record) {
-                Meaning::Content(Content::Chunk(chunk)) => Ok(chunk),
-                Meaning::Malformed(what) => Err(bad(what)),
-                _ => Err(bad("another record lies there")),
-            },
-            Frame::Record(_) => Err(bad("the record there has another length")),
-            Frame::NeedMore(_) | Frame::Invalid => Err(bad("its checksum is wrong")),
-        }
+        self.shared.files.read(&path, offset, length as usize, |bytes| ChunkRecord::decode(bytes).map_err(bad))
     }
 
-    /// Number of files and bytes they take on disk.
+    /// Number of files and bytes they take on the device.
     pub fn sizes(&self) -> Result<(u64, u64), LogError> {
         let files = self.files()?;
         let mut bytes = 0;
         for &file in &files {
-            let path = file_path(&self.shared.directory, file);
-            match std::fs::metadata(&path) {
-                Ok(metadata) => bytes += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
+            let path = journal_path(&self.shared.directory, file);
+            match self.shared.files.io().size(&path) {
+                Ok(FileSize { allocated_bytes, .. }) => bytes += allocated_bytes,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(LogError::io("inspect", path, error)),
             }
@@ -96,32 +102,47 @@ impl JournalReader {
         Ok((files.len() as u64, bytes))
     }
 
-    pub(crate) fn files(&self) -> Result<Vec<u32>, LogError> {
-        list_files(&self.shared.directory)
+    /// Numbers of the files, ascending.
+    pub fn files(&self) -> Result<Vec<u32>, LogError> {
+        list_journal(&**self.shared.files.io(), &self.shared.directory)
     }
 
-    fn open_file(&self, file: u32) -> Result<Arc<File>, LogError> {
-        let mut open_files = self.shared.open_files.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(handle) = open_files.get(&file) {
-            return Ok(Arc::clone(handle));
+    pub fn path(&self, file: u32) -> PathBuf {
+        journal_path(&self.shared.directory, file)
+    }
+
+    pub(crate) fn open_files(&self) -> &OpenFiles {
+        &self.shared.files
+    }
+
+    pub(crate) fn owner(&self) -> Owner {
+        self.shared.owner
+    }
+
+    /// Where file `file` is good until, as the next one says; `None` when there is none that could.
+    pub(crate) fn known_end(&self, file: u32) -> Result<Option<u64>, LogError> {
+        let Some(next) = file.checked_add(1) else { return Ok(None) };
+        let path = self.path(next);
+        let handle = match self.shared.files.open(&path) {
+            Err(LogError::Retired { .. }) => return Ok(None),
+            other => other?,
+        };
+        let handle = PassingOverBadBlocks::new(handle, &path);
+        match read_opening(&handle).map_err(|source| LogError::io("read", path, source))? {
+            Opening::Header(FileHeader { kind: FileKind::Journal { previous_end }, .. }) => Ok(Some(previous_end)),
+            _ => Ok(None),
         }
-        let path = file_path(&self.shared.directory, file);
-        let handle = Arc::new(File::open(&path).map_err(|source| LogError::io("open", path, source))?);
-        while open_files.len() >= OPEN_FILES_MAX {
-            // The oldest: new recordings are played more often than old ones.
-            open_files.pop_first();
-        }
-        open_files.insert(file, Arc::clone(&handle));
-        Ok(handle)
     }
 }
 
 /// Walks over the records of a journal.
 pub struct JournalScan {
     reader: JournalReader,
-    files: std::collections::VecDeque<u32>,
-    current: Option<(u32, FileScan<Arc<File>>)>,
+    files: VecDeque<u32>,
+    current: Option<(u32, FileScan)>,
     position: LogPosition,
+    at_least: LogPosition,
+    until: Option<LogPosition>,
     finished: bool,
 }
 
@@ -140,27 +161,25 @@ impl JournalScan {
                 continue;
             };
             let file = *file;
-            let step = scan
-                .step()
-                .map_err(|source| LogError::io("read", file_path(&self.reader.shared.directory, file), source))?;
-            match step {
-                Step::Record { offset, length, next, meaning } => {
+            let path = || self.reader.path(file);
+            match scan.step().map_err(|source| LogError::io("read", path(), source))? {
+                Step::Record { offset, length, next, meaning, .. } => {
                     let position = LogPosition { file, offset };
                     self.position = LogPosition { file, offset: next };
-                    match meaning {
+                    let what = match meaning {
                         Meaning::Content(content) => {
                             let located = Located { position, length };
                             return Ok(Some(Entry { located, next: self.position, content }));
                         }
-                        Meaning::Sync(_) | Meaning::Nothing => {}
-                        Meaning::Malformed(what) => {
-                            tracing::error!(?position, what, "a journal record is whole and makes no sense");
-                            return Err(LogError::Damaged { file, from: offset, to: next });
-                        }
+                        Meaning::Sync(_) | Meaning::Nothing => continue,
                         Meaning::Unknown { kind, version } => {
-                            return Err(LogError::UnknownRecord { kind, version, position });
+                            return Err(LogError::UnknownRecord { path: path(), kind, version, offset });
                         }
-                    }
+                        Meaning::Malformed(what) => what,
+                        Meaning::RunIndex(_) | Meaning::SegmentIndex(_) | Meaning::Footer(_) => "only segments hold it",
+                    };
+                    tracing::error!(?position, what, "a journal record is whole and makes no sense");
+                    return Err(LogError::Damaged { file, from: offset, to: next });
                 }
                 Step::Damaged { from, to } => {
                     self.position = LogPosition { file, offset: to };
@@ -176,57 +195,63 @@ impl JournalScan {
 
     /// Opens the next file that holds anything. False when there is none.
     fn begin_next_file(&mut self) -> Result<bool, LogError> {
-        let Some(file) = self.files.pop_front() else { return Ok(false) };
-        let shared = &self.reader.shared;
-        let from = if file == self.position.file { self.position.offset } else { 0 };
+        let next = self.files.front().copied().filter(|&file| self.until.is_none_or(|until| file <= until.file));
         // Numbers run without a gap: every file is made by the one who wrote the last.
-        if self.position.file != 0 && file > self.position.file + 1 {
-            let missing = self.position.file + 1;
-            self.position = LogPosition { file: missing, offset: 0 };
-            self.files.push_front(file);
-            return Err(LogError::MissingFile { file: missing });
-        }
-        let path = file_path(&shared.directory, file);
-        let handle = self.reader.open_file(file)?;
-        let opening = read_opening(&*handle).map_err(|source| LogError::io("read", &path, source))?;
-        let known_end = match self.files.front() {
-            Some(&next) if next == file + 1 => self.previous_end_in(next)?,
-            _ => None,
+        let expected = match self.position.file {
+            0 => next.unwrap_or(self.at_least.file),
+            last => last.saturating_add(1),
         };
+        let from = if next == Some(self.position.file) { self.position.offset } else { 0 };
+        let Some(file) = next else {
+            if self.position.file >= self.at_least.file {
+                return Ok(false);
+            }
+            // All that is known to have been there is gone.
+            self.position = self.at_least;
+            return Err(LogError::MissingFile { file: expected });
+        };
+        if file > expected {
+            // Those up to the next one that is there; told once.
+            self.position = LogPosition { file: file - 1, offset: 0 };
+            return Err(LogError::MissingFile { file: expected });
+        }
+        self.files.pop_front();
         self.position = LogPosition { file, offset: from };
-        match opening {
+        let path = self.reader.path(file);
+        let handle = match self.reader.shared.files.open(&path) {
+            // Removed since the files were listed.
+            Err(LogError::Retired { .. }) => return Err(LogError::MissingFile { file }),
+            other => PassingOverBadBlocks::new(other?, &path),
+        };
+        let known_end = match self.until {
+            Some(until) if until.file == file => Some(until.offset),
+            _ => self.reader.known_end(file)?,
+        };
+        let at_least = if self.at_least.file == file { self.at_least.offset } else { 0 };
+        let scan = |file_id| FileScan::new(Arc::clone(&handle), file_id, known_end, from).at_least(at_least);
+        match read_opening(&handle).map_err(|source| LogError::io("read", &path, source))? {
             Opening::Header(header) => {
-                check_header(&header, &path, file, shared.store_id)?;
+                check_header(&header, &path, file, self.reader.shared.owner)?;
                 if let Some(end) = known_end
                     && from > end
                 {
                     let end = LogPosition { file, offset: end };
                     return Err(LogError::BeyondEnd { position: self.position, end });
                 }
-                self.current = Some((file, FileScan::new(handle, header.file_id, known_end, from)));
+                self.current = Some((file, scan(header.file_id)));
                 Ok(true)
             }
-            Opening::Unborn => Ok(true),
+            Opening::Unborn if at_least == 0 => Ok(true),
             Opening::HeaderDamaged { file_id } => {
-                self.current = Some((file, FileScan::new(handle, file_id, known_end, from)));
-                let to = crate::format::ALIGNMENT_BYTES as u64;
+                self.current = Some((file, scan(file_id)));
+                Err(LogError::Damaged { file, from: 0, to: ALIGNMENT_BYTES as u64 })
+            }
+            Opening::Unborn | Opening::Unreadable(_) => {
+                tracing::error!(path = %path.display(), "a journal file cannot be read");
+                let to = handle.bytes().map_err(|source| LogError::io("inspect", &path, source))?.max(at_least);
+                self.position.offset = to;
                 Err(LogError::Damaged { file, from: 0, to })
             }
-            Opening::Unreadable(what) => {
-                tracing::error!(path = %path.display(), what, "a journal file cannot be read");
-                let to = handle.metadata().map_err(|source| LogError::io("inspect", &path, source))?.len();
-                Err(LogError::Damaged { file, from: 0, to })
-            }
-        }
-    }
-
-    /// What file `file` says about the end of the one before it.
-    fn previous_end_in(&self, file: u32) -> Result<Option<u64>, LogError> {
-        let handle = self.reader.open_file(file)?;
-        let path = file_path(&self.reader.shared.directory, file);
-        match read_opening(&*handle).map_err(|source| LogError::io("read", path, source))? {
-            Opening::Header(header) => Ok(Some(header.previous_end)),
-            _ => Ok(None),
         }
     }
 }
@@ -250,50 +275,4 @@ impl Iterator for JournalScan {
             }
         }
     }
-}
-
-pub(crate) fn check_header(
-    header: &crate::format::FileHeader,
-    path: &Path,
-    file: u32,
-    store_id: uuid::Uuid,
-) -> Result<(), LogError> {
-    let readable = crate::format::FORMAT_VERSION;
-    if header.version > readable {
-        return Err(LogError::NewerVersion { path: path.to_owned(), version: header.version, readable });
-    }
-    if header.store_id != store_id {
-        return Err(LogError::ForeignStore { path: path.to_owned(), found: header.store_id, expected: store_id });
-    }
-    if header.file != file {
-        return Err(LogError::NotAJournal {
-            path: path.to_owned(),
-            what: "its header has another number than its name",
-        });
-    }
-    Ok(())
-}
-
-pub(crate) fn file_path(directory: &Path, file: u32) -> PathBuf {
-    directory.join(format!("{file:010}.jnl"))
-}
-
-/// Numbers of the journal files in `directory`, ascending. None when it does not exist.
-pub(crate) fn list_files(directory: &Path) -> Result<Vec<u32>, LogError> {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(LogError::io("list", directory, error)),
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(|source| LogError::io("list", directory, source))?;
-        let name = entry.file_name();
-        let number = name.to_str().and_then(|name| name.strip_suffix(".jnl")).filter(|stem| stem.len() == 10);
-        if let Some(number) = number.and_then(|stem| stem.parse::<u32>().ok()).filter(|&number| number > 0) {
-            files.push(number);
-        }
-    }
-    files.sort_unstable();
-    Ok(files)
 }

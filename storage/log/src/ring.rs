@@ -1,47 +1,45 @@
-//! The file system through io_uring: registered buffers, O_DIRECT where it is there, fdatasync behind completed writes.
+//! Writing a file through io_uring: registered buffers, O_DIRECT where it is there, fdatasync behind completed writes.
 //!
-//! Constraints: a ring belongs to the thread that made it (SINGLE_ISSUER | DEFER_TASKRUN), so that a journal which was
-//! opened on one thread and is used on another gets a new ring there. Where the kernel has no io_uring or forbids it (kernel
-//! before 5.11, seccomp, `kernel.io_uring_disabled`), writes are made one after the other; the log says so.
+//! Constraints: the ring is not bound to a thread, for a journal is opened on one and used on another. Where the kernel has no
+//! io_uring or forbids it (kernel before 5.6, seccomp, `kernel.io_uring_disabled`), writes are made one after the
+//! other, and submitting waits for them; the log says so.
 
-use crate::block::Block;
-use crate::disk::{Created, Disk, Write};
+use crate::block::Memory;
 use crate::format::ALIGNMENT_BYTES;
+use crate::io::{OutputFile, Progress, Write};
 use io_uring::{IoUring, opcode, types};
-use rustix::fs::{FallocateFlags, OFlags};
-use std::fs::{File, OpenOptions};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
-use std::thread::ThreadId;
+use std::os::unix::fs::FileExt;
 
 const SYNC_TOKEN: u64 = u64::MAX;
-/// How often a write is begun again that made no progress for a passing reason (EINTR, EAGAIN).
+/// How often a write or sync is begun again that made no progress for a passing reason.
 const ATTEMPTS_MAX: u8 = 100;
+/// How often entering the kernel is tried again, with 100 µs between.
+const ENTER_ATTEMPTS_MAX: u32 = 10_000;
 
-pub(crate) struct RingDisk {
+pub(crate) struct RingFile {
+    file: File,
+    direct: bool,
+    preallocated: bool,
     ring: Option<Ring>,
-    /// The kernel has no io_uring for us; do not ask again.
-    ring_refused: bool,
-    file: Option<File>,
-    allow_direct: bool,
-    #[cfg(test)]
-    direct_refused: bool,
-    /// By block number.
+    /// By token.
     in_flight: Vec<Option<InFlight>>,
     in_flight_count: usize,
-    settled: Vec<Write>,
-    failure: Option<io::Error>,
-    /// Address and size of every block, for registration.
-    blocks: Vec<(usize, usize)>,
-    header_block: Block,
+    /// The kernel was not told yet of all that is in the ring.
+    has_unsubmitted: bool,
+    /// A sync is in flight; how often it was begun.
+    syncing: Option<u8>,
+    /// Gathered for the next poll.
+    progress: Progress,
 }
 
 struct Ring {
     uring: IoUring,
-    thread: ThreadId,
-    buffers_registered: bool,
+    /// What the kernel has mapped; the first buffer.
+    registered: Option<Memory>,
 }
 
 struct InFlight {
@@ -50,121 +48,118 @@ struct InFlight {
     attempts: u8,
 }
 
-impl RingDisk {
-    /// `blocks` are all that will be submitted; they stay with the caller.
-    pub(crate) fn new(blocks: &[Block], allow_direct: bool) -> io::Result<Self> {
-        let header_block = Block::allocate(1, ALIGNMENT_BYTES)?.pop().expect("one block was asked for");
-        let mut disk = Self {
-            ring: None,
-            ring_refused: false,
-            file: None,
-            allow_direct,
-            #[cfg(test)]
-            direct_refused: false,
-            in_flight: blocks.iter().map(|_| None).collect(),
+impl RingFile {
+    /// Writes to `file`, mostly from `memory`; without a ring if `ring_allowed` is false.
+    pub(crate) fn new(file: File, preallocated: bool, memory: &Memory, ring_allowed: bool) -> Self {
+        let ring = ring_allowed.then(|| Ring::new(memory)).and_then(|made| {
+            made.inspect_err(
+                |error| tracing::warn!(%error, "no io_uring here: files are written with ordinary system calls"),
+            )
+            .ok()
+        });
+        Self {
+            file,
+            direct: false,
+            preallocated,
+            ring,
+            in_flight: Vec::new(),
             in_flight_count: 0,
-            settled: Vec::with_capacity(blocks.len()),
-            failure: None,
-            blocks: blocks.iter().map(|block| (block.as_ptr() as usize, block.len())).collect(),
-            header_block,
-        };
-        disk.ensure_ring();
-        Ok(disk)
-    }
-
-    /// A ring that this thread may use. What another thread's ring had in flight is written again: the same bytes to
-    /// the same places.
-    fn ensure_ring(&mut self) {
-        let thread = std::thread::current().id();
-        if self.ring_refused || self.ring.as_ref().is_some_and(|ring| ring.thread == thread) {
-            return;
-        }
-        self.ring = None;
-        match self.make_ring(thread) {
-            Ok(ring) => self.ring = Some(ring),
-            Err(error) => {
-                tracing::warn!(%error, "no io_uring here: the journal is written with ordinary system calls");
-                self.ring_refused = true;
-            }
-        }
-        for index in 0..self.in_flight.len() {
-            if let Some(in_flight) = self.in_flight[index].take() {
-                self.in_flight_count -= 1;
-                self.start(in_flight);
-            }
+            has_unsubmitted: false,
+            syncing: None,
+            progress: Progress::default(),
         }
     }
 
-    /// As on a file system without O_DIRECT.
-    #[cfg(test)]
-    pub(crate) fn refuse_direct_for_tests(&mut self) {
-        self.direct_refused = true;
+    /// Past the page cache from now on.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] where the file system cannot.
+    pub(crate) fn set_direct(&mut self, direct: bool) -> io::Result<()> {
+        let flags = fcntl_getfl(&self.file)?;
+        let flags = if direct { flags | OFlags::DIRECT } else { flags - OFlags::DIRECT };
+        fcntl_setfl(&self.file, flags)?;
+        self.direct = direct;
+        Ok(())
     }
 
-    /// As on a kernel without io_uring.
-    #[cfg(test)]
-    pub(crate) fn refuse_ring_for_tests(&mut self) {
-        self.ring = None;
-        self.ring_refused = true;
-    }
-
-    fn make_ring(&self, thread: ThreadId) -> io::Result<Ring> {
-        // All blocks and one sync can be in flight.
-        let entries = (self.blocks.len() as u32 + 1).next_power_of_two();
-        let uring = match IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries) {
-            // Kernels before 6.1.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => IoUring::builder().build(entries)?,
-            other => other?,
-        };
-        let vectors: Vec<libc::iovec> = self
-            .blocks
-            .iter()
-            .map(|&(address, bytes)| libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes })
-            .collect();
-        // SAFETY: the blocks' mapping lives as long as any block; every write that names a buffer holds its block in
-        // `in_flight` until its completion was seen or the ring is gone.
-        let buffers_registered = match unsafe { uring.submitter().register_buffers(&vectors) } {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, "the journal's buffers cannot be pinned (RLIMIT_MEMLOCK?): writes cost a little more");
-                false
-            }
-        };
-        Ok(Ring { uring, thread, buffers_registered })
+    fn fail(&mut self, error: io::Error) {
+        self.progress.failure.get_or_insert(error);
     }
 
     /// Begins the part of a write that is not done yet. Without a ring, does it.
     fn start(&mut self, in_flight: InFlight) {
-        let Some(file) = &self.file else {
-            self.failure.get_or_insert_with(|| io::Error::other("no journal file is open"));
-            self.settled.push(in_flight.write);
-            return;
-        };
         let InFlight { write, done_bytes, .. } = &in_flight;
         let offset = write.offset + *done_bytes as u64;
         let rest = &write.block[*done_bytes..write.length];
         let Some(ring) = &mut self.ring else {
-            if let Err(error) = file.write_all_at(rest, offset) {
-                self.failure.get_or_insert(error);
+            match self.file.write_all_at(rest, offset) {
+                Err(error) if self.direct && error.kind() == io::ErrorKind::InvalidInput => {
+                    self.go_on_cached(in_flight);
+                }
+                Err(error) => {
+                    self.fail(error);
+                    self.progress.writes.push(in_flight.write);
+                }
+                Ok(()) => self.progress.writes.push(in_flight.write),
             }
-            self.settled.push(in_flight.write);
             return;
         };
-        let index = write.block.index();
+        let token = self.in_flight.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.in_flight.push(None);
+            self.in_flight.len() - 1
+        });
         let (pointer, length) = (rest.as_ptr(), rest.len() as u32);
-        let fd = types::Fd(file.as_raw_fd());
-        let entry = if ring.buffers_registered {
-            opcode::WriteFixed::new(fd, pointer, length, index).offset(offset).build()
+        let fd = types::Fd(self.file.as_raw_fd());
+        let is_registered = ring.registered.as_ref().is_some_and(|memory| memory.is_same(write.block.memory()));
+        let entry = if is_registered {
+            opcode::WriteFixed::new(fd, pointer, length, 0).offset(offset).build()
         } else {
             opcode::Write::new(fd, pointer, length).offset(offset).build()
         };
-        let entry = entry.user_data(u64::from(index));
         // SAFETY: the block moves into `in_flight` and leaves it only when the completion was seen or the ring is gone:
-        // its memory stays mapped and unchanged while the kernel may read it. The file stays open as long: `create`
-        // asserts that nothing is in flight.
-        unsafe { ring.uring.submission().push(&entry) }.expect("the queue has room for every block");
-        self.in_flight[usize::from(index)] = Some(in_flight);
+        // its memory stays mapped and unchanged while the kernel may read it. The file stays open as long: dropping
+        // waits.
+        let pushed = unsafe { ring.push(&entry.user_data(token as u64)) };
+        self.has_unsubmitted = true;
+        self.in_flight[token] = Some(in_flight);
         self.in_flight_count += 1;
+        if let Err(error) = pushed {
+            self.abandon_ring(error);
+        }
+    }
+
+    /// O_DIRECT was accepted and does not work: writes once more, through the page cache.
+    fn go_on_cached(&mut self, in_flight: InFlight) {
+        if let Err(error) = self.set_direct(false) {
+            self.fail(error);
+            self.progress.writes.push(in_flight.write);
+            return;
+        }
+        tracing::warn!("this file system refuses O_DIRECT writes: the file goes through the page cache");
+        self.start(in_flight);
+    }
+
+    fn start_sync(&mut self, attempts: u8) {
+        self.syncing = Some(attempts);
+        let Some(ring) = &mut self.ring else {
+            let result = self.file.sync_data();
+            self.end_sync(result);
+            return;
+        };
+        let entry = opcode::Fsync::new(types::Fd(self.file.as_raw_fd())).flags(types::FsyncFlags::DATASYNC).build();
+        self.has_unsubmitted = true;
+        // SAFETY: the entry names no memory; the file stays open while it is in flight: dropping waits.
+        if let Err(error) = unsafe { ring.push(&entry.user_data(SYNC_TOKEN)) } {
+            self.abandon_ring(error);
+        }
+    }
+
+    fn end_sync(&mut self, result: io::Result<()>) {
+        self.syncing = None;
+        match result {
+            Ok(()) => self.progress.synced = true,
+            Err(error) => self.fail(error),
+        }
     }
 
     /// Takes completions that are there.
@@ -173,134 +168,173 @@ impl RingDisk {
         let completions: Vec<(u64, i32)> =
             ring.uring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
         for (token, result) in completions {
-            let slot = usize::try_from(token).ok().and_then(|index| self.in_flight.get_mut(index));
-            let mut in_flight = slot.and_then(Option::take).expect("a completion belongs to a write in flight");
-            self.in_flight_count -= 1;
-            let length = in_flight.write.length;
-            match result {
-                written if written > 0 => {
-                    in_flight.done_bytes += written as usize;
-                    if in_flight.done_bytes >= length {
-                        self.settled.push(in_flight.write);
-                        continue;
-                    }
-                    // O_DIRECT takes whole blocks only: write the last, partial one again.
-                    in_flight.done_bytes -= in_flight.done_bytes % ALIGNMENT_BYTES;
-                    in_flight.attempts += 1;
-                }
-                interrupted if interrupted == -libc::EINTR || interrupted == -libc::EAGAIN => in_flight.attempts += 1,
-                0 => {
-                    self.failure.get_or_insert_with(|| io::ErrorKind::WriteZero.into());
-                    self.settled.push(in_flight.write);
-                    continue;
-                }
-                error => {
-                    self.failure.get_or_insert_with(|| io::Error::from_raw_os_error(-error));
-                    self.settled.push(in_flight.write);
-                    continue;
-                }
+            if self.ring.is_none() {
+                // Given up with all that was in it, while a write was begun again.
+                return;
             }
-            if in_flight.attempts >= ATTEMPTS_MAX {
-                self.failure.get_or_insert_with(|| io::ErrorKind::TimedOut.into());
-                self.settled.push(in_flight.write);
+            if token == SYNC_TOKEN {
+                let attempts = self.syncing.expect("a sync is in flight");
+                match result {
+                    passing if passes(-passing) && attempts < ATTEMPTS_MAX => self.start_sync(attempts + 1),
+                    0.. => self.end_sync(Ok(())),
+                    error => self.end_sync(Err(io::Error::from_raw_os_error(-error))),
+                }
             } else {
-                self.start(in_flight);
+                let slot = usize::try_from(token).ok().and_then(|index| self.in_flight.get_mut(index));
+                let in_flight = slot.and_then(Option::take).expect("a completion belongs to a write in flight");
+                self.in_flight_count -= 1;
+                self.complete(in_flight, result);
             }
         }
     }
 
-    /// Gives up the ring with everything in it. The kernel may still write from the blocks, to the file they were meant
-    /// for; they carry nothing secret and that file is not trusted behind its last sync.
-    fn abandon_ring(&mut self, error: io::Error) {
-        self.ring = None;
-        self.failure.get_or_insert(error);
-        for slot in &mut self.in_flight {
-            if let Some(in_flight) = slot.take() {
-                self.settled.push(in_flight.write);
+    fn complete(&mut self, mut in_flight: InFlight, result: i32) {
+        let failure = match result {
+            1.. => {
+                in_flight.done_bytes += result as usize;
+                if in_flight.done_bytes >= in_flight.write.length {
+                    self.progress.writes.push(in_flight.write);
+                    return;
+                }
+                // O_DIRECT takes whole blocks only: write the last, partial one again.
+                in_flight.done_bytes -= in_flight.done_bytes % ALIGNMENT_BYTES;
+                io::ErrorKind::TimedOut.into()
             }
-        }
-        self.in_flight_count = 0;
-    }
-}
-
-/// `io_uring_enter` failed for a reason that passes.
-fn passes(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
-}
-
-impl Disk for RingDisk {
-    fn create(&mut self, path: &Path, bytes: u64, header: &[u8; ALIGNMENT_BYTES]) -> io::Result<Created> {
-        assert_eq!(self.in_flight_count, 0, "a new journal file while writes are in flight");
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(path)?;
-        let created = self.fill_new(path, file, bytes, header).inspect_err(|_| {
-            // Ours, made a moment ago, and empty: leave nothing half-made.
-            if let Err(error) = std::fs::remove_file(path) {
-                tracing::warn!(path = %path.display(), %error, "cannot remove a journal file that could not be finished");
+            0 => io::ErrorKind::WriteZero.into(),
+            error if error == -libc::EINVAL && self.direct => {
+                self.go_on_cached(in_flight);
+                return;
             }
-        })?;
-        self.ensure_ring();
-        Ok(created)
-    }
-
-    fn submit(&mut self, write: Write) {
-        self.ensure_ring();
-        self.start(InFlight { write, done_bytes: 0, attempts: 0 });
-        if let Some(ring) = &self.ring
-            && let Err(error) = ring.uring.submit()
-            && !passes(&error)
-        {
-            self.abandon_ring(error);
+            error => io::Error::from_raw_os_error(-error),
+        };
+        let worth_another = result > 0 || passes(-result);
+        if worth_another && in_flight.attempts < ATTEMPTS_MAX {
+            in_flight.attempts += 1;
+            self.start(in_flight);
+        } else {
+            self.fail(failure);
+            self.progress.writes.push(in_flight.write);
         }
     }
 
-    fn settle(&mut self) -> (Vec<Write>, io::Result<()>) {
-        self.ensure_ring();
+    /// Tells the kernel of what was pushed; with `wait`, waits for a completion.
+    fn enter(&mut self, wait: bool) {
         let mut attempts = 0;
-        while self.in_flight_count > 0 {
-            let Some(ring) = &self.ring else { break };
-            match ring.uring.submit_and_wait(1) {
-                Ok(_) => self.reap(),
-                Err(error) if passes(&error) && attempts < 10_000 => {
+        while let Some(ring) = &self.ring {
+            match ring.uring.submit_and_wait(usize::from(wait)) {
+                Ok(_) => {
+                    self.has_unsubmitted = false;
+                    return;
+                }
+                Err(error) if error.raw_os_error().is_some_and(passes) && attempts < ENTER_ATTEMPTS_MAX => {
                     attempts += 1;
-                    self.reap();
+                    if !wait {
+                        return;
+                    }
                     std::thread::sleep(std::time::Duration::from_micros(100));
                 }
                 Err(error) => self.abandon_ring(error),
             }
         }
-        (std::mem::take(&mut self.settled), self.failure.take().map_or(Ok(()), Err))
     }
 
-    fn sync(&mut self) -> io::Result<()> {
-        assert_eq!(self.in_flight_count, 0, "a sync while writes are in flight");
-        self.ensure_ring();
-        let Some(file) = &self.file else { return Err(io::Error::other("no journal file is open")) };
-        let Some(ring) = &mut self.ring else { return file.sync_data() };
-        let entry = opcode::Fsync::new(types::Fd(file.as_raw_fd()))
-            .flags(types::FsyncFlags::DATASYNC)
-            .build()
-            .user_data(SYNC_TOKEN);
-        // SAFETY: the entry names no memory; the file stays open while this function waits.
-        unsafe { ring.uring.submission().push(&entry) }.expect("nothing else is in the queue");
-        loop {
-            match ring.uring.submit_and_wait(1) {
-                Ok(_) => {}
-                Err(error) if passes(&error) => {}
-                Err(error) => {
-                    self.ring = None;
-                    return Err(error);
-                }
-            }
-            if let Some(completion) = ring.uring.completion().next() {
-                assert_eq!(completion.user_data(), SYNC_TOKEN, "only the sync is in flight");
-                let result = completion.result();
-                return if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) };
-            }
+    /// Gives up the ring with everything in it. The kernel may still write from the blocks, to the places they were meant
+    /// for; they carry nothing secret, and a file that has failed is not trusted behind its last sync.
+    fn abandon_ring(&mut self, error: io::Error) {
+        tracing::error!(%error, "io_uring has failed: the file is given up");
+        self.ring = None;
+        self.fail(error);
+        self.syncing = None;
+        for slot in &mut self.in_flight {
+            self.progress.writes.extend(slot.take().map(|in_flight| in_flight.write));
         }
+        self.in_flight_count = 0;
+        self.has_unsubmitted = false;
     }
 
-    fn trim(&mut self, bytes: u64) -> io::Result<()> {
-        self.file.as_ref().map_or(Ok(()), |file| file.set_len(bytes))
+    fn is_idle(&self) -> bool {
+        self.in_flight_count == 0 && self.syncing.is_none()
+    }
+}
+
+impl Ring {
+    fn new(memory: &Memory) -> io::Result<Self> {
+        // All blocks and one sync can be in flight.
+        let uring = IoUring::new((u32::from(memory.blocks()) + 1).next_power_of_two())?;
+        let (address, bytes) = memory.range();
+        let vector = libc::iovec { iov_base: address as *mut libc::c_void, iov_len: bytes };
+        // SAFETY: the mapping lives as long as `registered` holds it, which goes with the ring; every write that names it
+        // holds its block until its completion was seen or the ring is gone.
+        let registered = match unsafe { uring.submitter().register_buffers(&[vector]) } {
+            Ok(()) => Some(memory.clone()),
+            Err(error) => {
+                tracing::warn!(%error, "buffers cannot be pinned (RLIMIT_MEMLOCK?): writes cost a little more");
+                None
+            }
+        };
+        Ok(Self { uring, registered })
+    }
+
+    /// # Safety
+    /// What the entry names stays as it is until its completion was seen or the ring is gone.
+    unsafe fn push(&mut self, entry: &io_uring::squeue::Entry) -> io::Result<()> {
+        // SAFETY: as above, by the caller.
+        if unsafe { self.uring.submission().push(entry) }.is_err() {
+            self.uring.submit()?;
+            // SAFETY: as above, by the caller.
+            unsafe { self.uring.submission().push(entry) }.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+}
+
+/// Something that was not done for a reason that passes: interrupted, out of memory for the moment, or the thread that had begun
+/// it ended.
+fn passes(error: i32) -> bool {
+    matches!(error, libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ECANCELED)
+}
+
+impl OutputFile for RingFile {
+    fn submit(&mut self, write: Write) {
+        self.start(InFlight { write, done_bytes: 0, attempts: 0 });
+        self.enter(false);
+    }
+
+    fn begin_sync(&mut self) {
+        assert!(self.is_idle(), "a sync while something is in flight");
+        assert!(self.progress.failure.is_none(), "a sync after a failure");
+        self.start_sync(0);
+        self.enter(false);
+    }
+
+    fn poll(&mut self, wait: bool) -> Progress {
+        self.reap();
+        let has_nothing =
+            |progress: &Progress| progress.writes.is_empty() && !progress.synced && progress.failure.is_none();
+        while wait && !self.is_idle() && has_nothing(&self.progress) {
+            self.enter(true);
+            self.reap();
+        }
+        if self.has_unsubmitted {
+            // What was begun again.
+            self.enter(false);
+        }
+        let mut progress = std::mem::take(&mut self.progress);
+        progress.idle = self.is_idle();
+        progress
+    }
+
+    fn set_len(&mut self, bytes: u64) -> io::Result<()> {
+        assert!(self.is_idle(), "a file is cut while something is in flight");
+        self.file.set_len(bytes)
+    }
+
+    fn direct(&self) -> bool {
+        self.direct
+    }
+
+    fn preallocated(&self) -> bool {
+        self.preallocated
     }
 
     fn uses_ring(&self) -> bool {
@@ -308,58 +342,12 @@ impl Disk for RingDisk {
     }
 }
 
-impl RingDisk {
-    fn fill_new(&mut self, path: &Path, file: File, bytes: u64, header: &[u8; ALIGNMENT_BYTES]) -> io::Result<Created> {
-        let preallocated = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => true,
-            Err(rustix::io::Errno::OPNOTSUPP) => {
-                tracing::warn!(path = %path.display(), "this file system cannot set space aside: a full disk shows late");
-                false
-            }
-            Err(error) => return Err(error.into()),
-        };
-        self.header_block.copy_from_slice(header);
-        let direct = if self.allow_direct { self.open_direct(path)? } else { None };
-        let (file, direct) = match direct {
-            Some(direct_file) => (direct_file, true),
-            None => {
-                file.write_all_at(&self.header_block, 0)?;
-                (file, false)
-            }
-        };
-        file.sync_all()?;
-        let directory = path.parent().ok_or_else(|| io::Error::other("the journal file has no directory"))?;
-        File::open(directory)?.sync_all()?;
-        self.file = Some(file);
-        Ok(Created { direct, preallocated })
-    }
-
-    /// Opens for writing past the page cache and writes the header so; `None` where the file system cannot.
-    fn open_direct(&mut self, path: &Path) -> io::Result<Option<File>> {
-        let flags = OFlags::DIRECT.bits() as i32;
-        let attempt = OpenOptions::new().write(true).custom_flags(flags).open(path);
-        #[cfg(test)]
-        let attempt = attempt.and_then(|file| match self.direct_refused {
-            true => Err(io::Error::from_raw_os_error(libc::EINVAL)),
-            false => Ok(file),
-        });
-        let attempt = attempt.and_then(|file| file.write_all_at(&self.header_block, 0).map(|()| file));
-        match attempt {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput || error.kind() == io::ErrorKind::Unsupported => {
-                tracing::warn!(path = %path.display(), %error, "no O_DIRECT on this file system: the journal goes through the page cache");
-                self.allow_direct = false;
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-}
-
-impl Drop for RingDisk {
+impl Drop for RingFile {
     fn drop(&mut self) {
-        if let (_, Err(error)) = self.settle() {
-            tracing::error!(%error, "the last writes to the journal failed");
+        while !self.is_idle() {
+            if let Some(error) = self.poll(true).failure {
+                tracing::error!(%error, "the last writes to a file failed");
+            }
         }
     }
 }

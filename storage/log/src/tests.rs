@@ -1,23 +1,25 @@
-//! The journal against crashes, damage and failing disks.
+//! The journal on real files: reading back, torn tails, damage, foreign files. `failures` and `seeds` have it on a simulated disk.
 
-use crate::block::Block;
-use crate::disk::{Created, Disk, Write};
+mod failures;
+mod flips;
+mod known_end;
+mod seeds;
+mod segments;
+
 use crate::format::{ALIGNMENT_BYTES, chunk_record, fact_record};
-use crate::journal::allocate_blocks;
-use crate::ring::RingDisk;
+use crate::simulation::Random;
 use crate::*;
 use proptest::prelude::*;
 use sidetone_model::{CaptureTime, NodeName, RecordingId, Tick, TrackId};
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 const STORE: Uuid = Uuid::from_u128(0x5105);
 
 fn identity() -> Identity {
-    Identity { store_id: STORE, node: NodeName("box-1".into()) }
+    Identity { store_id: STORE, volume: VolumeNumber(0), volume_id: STORE, node: NodeName("box-1".into()) }
 }
 
 fn small() -> JournalConfig {
@@ -43,8 +45,9 @@ fn payload(number: u64, bytes: usize) -> Vec<u8> {
     (0..bytes as u64).map(|index| (number.wrapping_mul(31).wrapping_add(index * 7)) as u8).collect()
 }
 
-fn fact(number: u64) -> Fact {
-    Fact::Replayed { digest: format!("digest {number}"), at: CaptureTime(number) }
+fn fact(number: u64) -> FactRecord {
+    let fact = Fact::Replayed { digest: format!("digest {number}"), at: CaptureTime(number) };
+    FactRecord { sequence: FactSequence(number), fact }
 }
 
 /// What was appended: a chunk, or a fact where the length is `None`.
@@ -74,10 +77,31 @@ fn append(journal: &mut Journal, number: u64, length: Option<usize>) -> Result<A
     Ok(Appended { number, length, located })
 }
 
+fn open(directory: &Path) -> Journal {
+    open_with(directory, &small())
+}
+
+fn open_with(directory: &Path, config: &JournalConfig) -> Journal {
+    try_open(directory, &identity(), config).unwrap()
+}
+
+fn try_open(directory: &Path, identity: &Identity, config: &JournalConfig) -> Result<Journal, LogError> {
+    Journal::open(Arc::new(RingIo::new()), directory, identity, config, LogPosition::default())
+}
+
+const ALL: KnownEnd = KnownEnd::AtLeast(LogPosition { file: 0, offset: 0 });
+
+fn reader(io: Arc<dyn Io>, directory: &Path, store_id: Uuid) -> JournalReader {
+    JournalReader::open(&OpenFiles::new(io, 8), directory, Owner { store_id, volume: VolumeNumber(0) })
+}
+
 fn scan(directory: &Path) -> (Vec<Entry>, Vec<LogError>) {
-    let reader = JournalReader::open(directory, STORE);
+    scan_on(Arc::new(RingIo::new()), directory)
+}
+
+fn scan_on(io: Arc<dyn Io>, directory: &Path) -> (Vec<Entry>, Vec<LogError>) {
     let (mut entries, mut errors) = (Vec::new(), Vec::new());
-    for item in reader.scan(LogPosition::default()).unwrap() {
+    for item in reader(io, directory, STORE).scan(LogPosition::default(), ALL).unwrap() {
         match item {
             Ok(entry) => entries.push(entry),
             Err(error) => errors.push(error),
@@ -104,93 +128,7 @@ fn copy_directory(from: &Path) -> TempDir {
 }
 
 fn file(directory: &Path, number: u32) -> PathBuf {
-    reader::file_path(directory, number)
-}
-
-/// A small generator, so that a failure names its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-}
-
-/// What a disk is to do wrong.
-#[derive(Default)]
-struct Plan {
-    fail_syncs: u32,
-    fail_writes: u32,
-    fail_creates: u32,
-}
-
-struct FaultyDisk {
-    inner: RingDisk,
-    plan: Arc<Mutex<Plan>>,
-    pretend_failed: bool,
-    withheld: Vec<Write>,
-}
-
-fn take(count: &mut u32) -> bool {
-    let due = *count > 0;
-    *count = count.saturating_sub(1);
-    due
-}
-
-impl Disk for FaultyDisk {
-    fn create(&mut self, path: &Path, bytes: u64, header: &[u8; ALIGNMENT_BYTES]) -> io::Result<Created> {
-        if take(&mut self.plan.lock().unwrap().fail_creates) {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.inner.create(path, bytes, header)
-    }
-
-    fn submit(&mut self, write: Write) {
-        if take(&mut self.plan.lock().unwrap().fail_writes) {
-            // Never reaches the disk.
-            self.pretend_failed = true;
-            self.withheld.push(write);
-        } else {
-            self.inner.submit(write);
-        }
-    }
-
-    fn settle(&mut self) -> (Vec<Write>, io::Result<()>) {
-        let (mut writes, result) = self.inner.settle();
-        writes.append(&mut self.withheld);
-        let pretended = std::mem::take(&mut self.pretend_failed);
-        (writes, if pretended { Err(io::Error::from_raw_os_error(libc::EIO)) } else { result })
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        if take(&mut self.plan.lock().unwrap().fail_syncs) {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        self.inner.sync()
-    }
-
-    fn trim(&mut self, bytes: u64) -> io::Result<()> {
-        self.inner.trim(bytes)
-    }
-
-    fn uses_ring(&self) -> bool {
-        self.inner.uses_ring()
-    }
-}
-
-fn open_faulty(directory: &Path, config: &JournalConfig) -> (Journal, Arc<Mutex<Plan>>) {
-    let blocks: Vec<Block> = allocate_blocks(config).unwrap();
-    let plan = Arc::new(Mutex::new(Plan::default()));
-    let inner = RingDisk::new(&blocks, config.direct_io).unwrap();
-    let disk = FaultyDisk { inner, plan: Arc::clone(&plan), pretend_failed: false, withheld: Vec::new() };
-    (Journal::open_on(Box::new(disk), blocks, directory, &identity(), config).unwrap(), plan)
+    files::journal_path(directory, number)
 }
 
 #[derive(Clone, Debug)]
@@ -219,7 +157,7 @@ proptest! {
     fn everything_appended_is_read_back_in_order(actions in actions(), direct_io: bool) {
         let directory = tempfile::tempdir().unwrap();
         let config = JournalConfig { direct_io, ..small() };
-        let mut journal = Journal::open(directory.path(), &identity(), &config).unwrap();
+        let mut journal = open_with(directory.path(), &config);
         let mut appended = Vec::new();
         for (number, action) in actions.iter().enumerate() {
             match action {
@@ -233,7 +171,7 @@ proptest! {
                 }
                 Action::Reopen => {
                     drop(journal);
-                    journal = Journal::open(directory.path(), &identity(), &config).unwrap();
+                    journal = open_with(directory.path(), &config);
                 }
             }
         }
@@ -241,14 +179,14 @@ proptest! {
         let (entries, errors) = scan(directory.path());
         prop_assert!(errors.is_empty(), "{:?}", errors);
         prop_assert_eq!(contents(&entries), expected(&appended));
-        let reader = JournalReader::open(directory.path(), STORE);
+        let reader = reader(Arc::new(RingIo::new()), directory.path(), STORE);
         for (entry, appended) in entries.iter().zip(&appended) {
             prop_assert_eq!(entry.located, appended.located);
             if let Content::Chunk(chunk) = &entry.content {
-                prop_assert_eq!(&reader.read_chunk(entry.located).unwrap(), chunk);
+                prop_assert_eq!(&reader.read_chunk(entry.located).unwrap().into_chunk(), chunk);
             }
             // Scanning from behind any record gives the rest.
-            let first = reader.scan(entry.next).unwrap().next().map(|next| next.unwrap().located);
+            let first = reader.scan(entry.next, ALL).unwrap().next().map(|next| next.unwrap().located);
             let index = entries.iter().position(|other| other == entry).unwrap();
             prop_assert_eq!(first, entries.get(index + 1).map(|next| next.located));
         }
@@ -278,7 +216,7 @@ fn write_flush(journal: &mut Journal, next: &mut u64, count: u64) -> Vec<Appende
 #[test]
 fn a_tail_torn_at_any_byte_of_the_last_record_loses_that_record_alone() {
     let directory = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(directory.path());
     let mut next = 0;
     let mut kept = write_flush(&mut journal, &mut next, 5);
     kept.extend(write_flush(&mut journal, &mut next, 3));
@@ -307,7 +245,7 @@ fn a_tail_torn_at_any_byte_of_the_last_record_loses_that_record_alone() {
     // Recovery keeps the same records, and says in the next file where this one ends.
     let cut = start as usize + 17;
     std::fs::write(&path, &image[..cut]).unwrap();
-    let mut journal = Journal::open(torn_directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(torn_directory.path());
     let more = write_flush(&mut journal, &mut next, 2);
     let (entries, errors) = scan(torn_directory.path());
     assert!(errors.is_empty(), "{errors:?}");
@@ -317,7 +255,7 @@ fn a_tail_torn_at_any_byte_of_the_last_record_loses_that_record_alone() {
 #[test]
 fn a_flipped_bit_costs_its_record_and_is_reported() {
     let directory = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(directory.path());
     let mut next = 0;
     let mut appended = Vec::new();
     for _ in 0..6 {
@@ -325,11 +263,11 @@ fn a_flipped_bit_costs_its_record_and_is_reported() {
     }
     drop(journal);
     // A later file closes the first: then even its last flush is known to have been good.
-    drop(Journal::open(directory.path(), &identity(), &small()).unwrap());
+    drop(open(directory.path()));
     let image = std::fs::read(file(directory.path(), 1)).unwrap();
     let copy = copy_directory(directory.path());
     let path = file(copy.path(), 1);
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     let mut lost_total = 0;
     for round in 0..600 {
         let bit = random.below(image.len() as u64 * 8);
@@ -367,9 +305,9 @@ fn a_flipped_bit_costs_its_record_and_is_reported() {
 #[test]
 fn what_was_flushed_survives_any_crash() {
     for seed in 0..80 {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let directory = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+        let mut journal = open(directory.path());
         let mut next = 0;
         let mut acknowledged = Vec::new();
         for _ in 0..1 + random.below(4) {
@@ -394,7 +332,7 @@ fn what_was_flushed_survives_any_crash() {
             image.truncate((durable.offset + random.below(end.offset - durable.offset)) as usize);
         }
         std::fs::write(&path, &image).unwrap();
-        let mut reopened = Journal::open(crashed.path(), &identity(), &small()).unwrap();
+        let mut reopened = open(crashed.path());
         let more = write_flush(&mut reopened, &mut next, 3);
         let (entries, errors) = scan(crashed.path());
         assert!(errors.is_empty(), "seed {seed}: {errors:?}");
@@ -408,110 +346,9 @@ fn what_was_flushed_survives_any_crash() {
 }
 
 #[test]
-fn a_failed_sync_or_write_moves_what_is_not_durable_to_a_new_file() {
-    for fail_sync in [true, false] {
-        let directory = tempfile::tempdir().unwrap();
-        let (mut journal, plan) = open_faulty(directory.path(), &small());
-        let mut next = 0;
-        let before = write_flush(&mut journal, &mut next, 10);
-        let durable = journal.durable();
-        // Over several blocks, of which one fails.
-        let pending: Vec<Appended> =
-            (100..180).map(|number| append(&mut journal, number, Some(4000)).unwrap()).collect();
-        if fail_sync {
-            plan.lock().unwrap().fail_syncs = 1;
-        } else {
-            plan.lock().unwrap().fail_writes = 1;
-        }
-        let pending =
-            [pending, (180..260).map(|number| append(&mut journal, number, Some(4000)).unwrap()).collect()].concat();
-        let flushed = journal.flush().unwrap();
-        assert_eq!(flushed.moves.len(), 1);
-        assert_eq!(flushed.moves[0].from, durable);
-        assert_eq!(flushed.durable.file, 2);
-        assert_eq!(journal.statistics().failures, 1);
-        let reader = JournalReader::open(directory.path(), STORE);
-        for record in &pending {
-            let moved = flushed.locate(record.located);
-            assert_eq!(moved.position.file, 2);
-            assert_eq!(Content::Chunk(reader.read_chunk(moved).unwrap()), record.content());
-        }
-        for record in &before {
-            assert_eq!(flushed.locate(record.located), record.located);
-        }
-        let after = write_flush(&mut journal, &mut next, 3);
-        assert!(journal.flush().unwrap().moves.is_empty());
-        // Nothing twice, although the first file holds whole records behind its last good position.
-        let (entries, errors) = scan(directory.path());
-        assert!(errors.is_empty(), "{errors:?}");
-        assert_eq!(contents(&entries), expected(&[before, pending, after].concat()));
-    }
-}
-
-#[test]
-fn a_full_disk_is_reported_and_costs_nothing_that_was_appended() {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut journal, plan) = open_faulty(directory.path(), &small());
-    let mut next = 0;
-    let mut all = write_flush(&mut journal, &mut next, 10);
-    all.push(append(&mut journal, 500, Some(1000)).unwrap());
-    plan.lock().unwrap().fail_syncs = 1;
-    plan.lock().unwrap().fail_creates = 3;
-    assert!(matches!(journal.flush(), Err(LogError::NoSpace { .. })));
-    all.push(append(&mut journal, 501, Some(1000)).unwrap());
-    assert!(matches!(journal.flush(), Err(LogError::NoSpace { .. })));
-    assert!(matches!(journal.flush(), Err(LogError::NoSpace { .. })));
-    all.push(append(&mut journal, 502, None).unwrap());
-    let flushed = journal.flush().unwrap();
-    assert_eq!(flushed.durable.file, 2);
-    let (entries, errors) = scan(directory.path());
-    assert!(errors.is_empty(), "{errors:?}");
-    assert_eq!(contents(&entries), expected(&all));
-    let found: Vec<Located> = entries.iter().map(|entry| entry.located).collect();
-    assert_eq!(found, all.iter().map(|record| flushed.locate(record.located)).collect::<Vec<_>>());
-
-    // Without any file, appending goes on until the buffers are full, and no further.
-    plan.lock().unwrap().fail_syncs = 1;
-    plan.lock().unwrap().fail_creates = u32::MAX;
-    let mut accepted = Vec::new();
-    let refused = loop {
-        match append(&mut journal, 1000 + accepted.len() as u64, Some(8000)) {
-            Ok(record) => accepted.push(record),
-            Err(error) => break error,
-        }
-        assert!(accepted.len() < 10_000, "memory is bounded");
-    };
-    assert!(matches!(refused, LogError::BuffersFull { .. }), "{refused}");
-    assert!(accepted.len() > 100);
-    plan.lock().unwrap().fail_creates = 0;
-    journal.flush().unwrap();
-    let (entries, _) = scan(directory.path());
-    assert_eq!(contents(&entries), expected(&[all, accepted].concat()));
-}
-
-#[test]
-fn a_second_failure_in_a_row_loses_nothing_either() {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut journal, plan) = open_faulty(directory.path(), &small());
-    let mut next = 0;
-    let mut all = write_flush(&mut journal, &mut next, 4);
-    all.push(append(&mut journal, 900, Some(70_000)).unwrap());
-    plan.lock().unwrap().fail_syncs = 2;
-    assert!(matches!(journal.flush(), Err(LogError::Io { .. })));
-    all.push(append(&mut journal, 901, Some(70_000)).unwrap());
-    let flushed = journal.flush().unwrap();
-    assert_eq!(flushed.durable.file, 3);
-    let (entries, errors) = scan(directory.path());
-    assert!(errors.is_empty(), "{errors:?}");
-    assert_eq!(contents(&entries), expected(&all));
-    let found: Vec<Located> = entries.iter().map(|entry| entry.located).collect();
-    assert_eq!(found, all.iter().map(|record| flushed.locate(record.located)).collect::<Vec<_>>());
-}
-
-#[test]
 fn files_follow_each_other_and_full_buffers_flush_by_themselves() {
     let directory = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(directory.path());
     let appended: Vec<Appended> = (0..6000).map(|number| append(&mut journal, number, Some(1800)).unwrap()).collect();
     let statistics = journal.statistics();
     assert!(statistics.flushes_forced >= 3, "{statistics:?}");
@@ -529,7 +366,7 @@ fn files_follow_each_other_and_full_buffers_flush_by_themselves() {
 #[test]
 fn a_journal_may_change_its_thread_with_writes_under_way() {
     let directory = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(directory.path());
     let mut all: Vec<Appended> = (0..100).map(|number| append(&mut journal, number, Some(3000)).unwrap()).collect();
     for round in 1..4 {
         (journal, all) = std::thread::spawn(move || {
@@ -553,11 +390,10 @@ fn a_journal_may_change_its_thread_with_writes_under_way() {
 #[test]
 fn without_o_direct_the_page_cache_serves() {
     let directory = tempfile::tempdir().unwrap();
-    let config = small();
-    let blocks = allocate_blocks(&config).unwrap();
-    let mut disk = RingDisk::new(&blocks, true).unwrap();
-    disk.refuse_direct_for_tests();
-    let mut journal = Journal::open_on(Box::new(disk), blocks, directory.path(), &identity(), &config).unwrap();
+    let mut io = RingIo::new();
+    io.direct_allowed = false;
+    let mut journal =
+        Journal::open(Arc::new(io), directory.path(), &identity(), &small(), LogPosition::default()).unwrap();
     let mut next = 0;
     let appended = write_flush(&mut journal, &mut next, 50);
     assert!(!journal.statistics().direct_io);
@@ -567,11 +403,10 @@ fn without_o_direct_the_page_cache_serves() {
 #[test]
 fn without_io_uring_ordinary_writes_serve() {
     let directory = tempfile::tempdir().unwrap();
-    let config = small();
-    let blocks = allocate_blocks(&config).unwrap();
-    let mut disk = RingDisk::new(&blocks, true).unwrap();
-    disk.refuse_ring_for_tests();
-    let mut journal = Journal::open_on(Box::new(disk), blocks, directory.path(), &identity(), &config).unwrap();
+    let mut io = RingIo::new();
+    io.ring_allowed = false;
+    let mut journal =
+        Journal::open(Arc::new(io), directory.path(), &identity(), &small(), LogPosition::default()).unwrap();
     let mut next = 0;
     let appended = write_flush(&mut journal, &mut next, 200);
     assert!(!journal.statistics().io_uring);
@@ -581,22 +416,23 @@ fn without_io_uring_ordinary_writes_serve() {
 #[test]
 fn foreign_newer_and_unborn_files_are_told_apart() {
     let directory = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(directory.path());
     let mut next = 0;
     let appended = write_flush(&mut journal, &mut next, 10);
     drop(journal);
 
     let other = Identity { store_id: Uuid::from_u128(99), ..identity() };
-    let error = Journal::open(directory.path(), &other, &small()).err().unwrap();
+    let error = try_open(directory.path(), &other, &small()).err().unwrap();
     assert!(matches!(error, LogError::ForeignStore { .. }), "{error}");
-    let error = JournalReader::open(directory.path(), other.store_id).scan(LogPosition::default()).unwrap().next();
+    let error = reader(Arc::new(RingIo::new()), directory.path(), other.store_id);
+    let error = error.scan(LogPosition::default(), ALL).unwrap().next();
     assert!(matches!(error, Some(Err(LogError::ForeignStore { .. }))), "{error:?}");
 
     // Killed between making a file and writing its header.
     let unborn = file(directory.path(), 2);
     std::fs::File::create(&unborn).unwrap().set_len(1 << 20).unwrap();
     assert_eq!(contents(&scan(directory.path()).0), expected(&appended));
-    drop(Journal::open(directory.path(), &identity(), &small()).unwrap());
+    drop(open(directory.path()));
     assert_eq!(contents(&scan(directory.path()).0), expected(&appended));
 
     // A damaged header costs no record.
@@ -617,7 +453,7 @@ fn foreign_newer_and_unborn_files_are_told_apart() {
     assert!(matches!(errors[..], [LogError::NewerVersion { .. }]), "{errors:?}");
 
     // A whole file missing in the middle is damage; what follows is read.
-    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(directory.path());
     let later = write_flush(&mut journal, &mut next, 2);
     drop(journal);
     std::fs::write(&path, []).unwrap();
@@ -630,7 +466,7 @@ fn foreign_newer_and_unborn_files_are_told_apart() {
 #[test]
 fn a_forged_sync_record_inside_a_payload_is_not_believed() {
     let directory = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(directory.path());
     // A payload full of records as an attacker would write them, without knowing the file's identity.
     let sync = format::encode_sync(format::Sync { file_id: Uuid::from_u128(1), sequence: 1 << 40 });
     let forged = fact_record(&fact(666)).unwrap();
@@ -654,7 +490,7 @@ fn a_forged_sync_record_inside_a_payload_is_not_believed() {
 #[test]
 fn records_of_another_file_or_an_earlier_flush_end_the_scan() {
     let directory = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(directory.path());
     let mut next = 0;
     let mut appended = write_flush(&mut journal, &mut next, 3);
     appended.extend(write_flush(&mut journal, &mut next, 3));
@@ -699,7 +535,7 @@ fn unknown_records_are_skipped_or_refused_by_their_flag() {
 #[test]
 fn impossible_records_and_configurations_are_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let mut journal = Journal::open(directory.path(), &identity(), &small()).unwrap();
+    let mut journal = open(directory.path());
     assert!(matches!(journal.append_chunk(&header(1), &vec![0; 1 << 20]), Err(LogError::TooLong { .. })));
     for ticks in [0, 51] {
         let header = ChunkHeader { ticks, ..header(1) };
@@ -707,16 +543,16 @@ fn impossible_records_and_configurations_are_refused() {
     }
     let located = journal.append_fact(&fact(1)).unwrap();
     journal.flush().unwrap();
-    let reader = JournalReader::open(directory.path(), STORE);
+    let reader = reader(Arc::new(RingIo::new()), directory.path(), STORE);
     assert!(matches!(reader.read_chunk(located), Err(LogError::BadChunk { .. })));
     let beyond = LogPosition { file: 9, offset: 4096 };
-    assert!(matches!(reader.scan(beyond), Err(LogError::BeyondEnd { .. })));
+    assert!(matches!(reader.scan(beyond, ALL), Err(LogError::BeyondEnd { .. })));
     for config in [
         JournalConfig { block_bytes: 1000, ..small() },
         JournalConfig { buffer_bytes: 1 << 20, ..small() },
         JournalConfig { file_bytes: 1 << 20, ..small() },
         JournalConfig { block_bytes: 1 << 20, ..small() },
     ] {
-        assert!(matches!(allocate_blocks(&config), Err(LogError::Configuration { .. })), "{config:?}");
+        assert!(matches!(config.blocks(), Err(LogError::Configuration { .. })), "{config:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! The small types between the journal and those who use it.
 
-use crate::{ChunkHeader, Fact, LogPosition};
+use crate::{ChunkHeader, FactRecord, LogPosition, VolumeNumber};
 use serde::{Deserialize, Serialize};
 use sidetone_model::NodeName;
 
@@ -11,10 +11,13 @@ pub struct Located {
     pub length: u32,
 }
 
-/// Who writes; stands in the header of every journal file.
+/// Who writes, and where; stands in the header of every log file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
     pub store_id: uuid::Uuid,
+    pub volume: VolumeNumber,
+    /// As in `sidetone-volume.json`; on volume 0 the store's id.
+    pub volume_id: uuid::Uuid,
     /// At most 255 bytes are kept.
     pub node: NodeName,
 }
@@ -31,7 +34,7 @@ pub struct Chunk {
 #[derive(Clone, PartialEq, Debug)]
 pub enum Content {
     Chunk(Chunk),
-    Fact(Fact),
+    Fact(FactRecord),
 }
 
 /// One record, and where it lies.
@@ -94,6 +97,15 @@ pub struct Move {
     pub to: LogPosition,
 }
 
+/// What a journal gives away when it has failed.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Unflushed {
+    /// What is durable although no flush has reported it yet.
+    pub flushed: Flushed,
+    /// Every other record that was appended, in order: where [`Flushed::locate`] says that it lies, and its bytes.
+    pub records: Vec<(Located, Vec<u8>)>,
+}
+
 /// Counters since the journal was opened, and its state.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct JournalStatistics {
@@ -110,8 +122,10 @@ pub struct JournalStatistics {
     pub flushes_forced: u64,
     pub flush_ns_last: u64,
     pub flush_ns_max: u64,
-    /// Writes or flushes that failed; each closed its file.
+    /// Files that failed, each in a write or a flush.
     pub failures: u64,
+    /// No file can be written at present.
+    pub failed: bool,
     /// Files begun since the journal was opened.
     pub files_created: u64,
     /// The file at hand is written past the page cache.

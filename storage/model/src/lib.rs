@@ -4,11 +4,13 @@
 //! Constraints: no I/O, no clock reads, no threads; everything here is plain data.
 #![forbid(unsafe_code)]
 
+mod annotations;
 mod identity;
 mod recording;
 mod stream;
 mod time;
 
+pub use annotations::{Annotations, BadMerkleRoot, Hold, MerkleRoot, Proof, Retention};
 pub use identity::{ConversationId, NodeName, RecordingId, Seed, TrackId};
 pub use recording::{
     EndReason, Gap, Leg, Losses, Party, PartyRole, Recording, RecordingState, SCHEMA_VERSION, Side, Stream, Track,

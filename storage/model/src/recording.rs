@@ -1,7 +1,7 @@
 //! The recording document: what policy decided to keep of a call for one recorded user. Its JSON form is an
 //! interface that stays (docs/api.md): fields are added, never renamed or given another meaning.
 
-use crate::{CaptureTime, ConversationId, NodeName, RecordingId, TrackId};
+use crate::{Annotations, CaptureTime, ConversationId, NodeName, Proof, RecordingId, TrackId};
 use serde::{Deserialize, Serialize};
 
 /// Version of the recording document, in its field `schema`.
@@ -30,6 +30,12 @@ pub struct Recording {
     pub legs: Vec<Leg>,
     pub parties: Vec<Party>,
     pub tracks: Vec<Track>,
+    /// Tags, hold and retention.
+    #[serde(default)]
+    pub annotations: Annotations,
+    /// Present once all audio lies in segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Proof>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

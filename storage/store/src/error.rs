@@ -1,7 +1,9 @@
 //! What can go wrong with a store.
 
+use crate::VolumeState;
 use sidetone_catalog::CatalogError;
-use sidetone_log::LogError;
+use sidetone_log::{LogError, VolumeNumber};
+use sidetone_model::RecordingId;
 use std::io;
 use std::path::PathBuf;
 
@@ -12,6 +14,12 @@ pub enum StoreError {
     NotFound { path: PathBuf },
     #[error("{} holds files but no store: name an empty or a new directory", path.display())]
     ForeignDirectory { path: PathBuf },
+    #[error("{} is a volume of another store: name this store's volume, or an empty directory", path.display())]
+    ForeignVolume { path: PathBuf },
+    #[error("{} is volume {}, which another directory is too: leave one of them out", path.display(), volume.0)]
+    VolumeTwice { path: PathBuf, volume: VolumeNumber },
+    #[error("{} cannot become a volume: a store has 256 at most", path.display())]
+    TooManyVolumes { path: PathBuf },
     #[error("the store in {} was written in version {version}; this program reads up to {readable}: use a newer one", path.display())]
     NewerVersion { path: PathBuf, version: u32, readable: u32 },
     #[error("{} cannot be read as a store's description: {what}", path.display())]
@@ -31,7 +39,7 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    #[error("no space left for {}: free some on this file system; a journal file alone takes 128 MiB", path.display())]
+    #[error("no space left for {}: free some on this file system", path.display())]
     NoSpace {
         path: PathBuf,
         #[source]
@@ -44,8 +52,32 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    #[error("the catalog in {} knows more than the journal beside it holds: put the missing journal files back, or remove the catalog to make it again from what is there", path.display())]
+    #[error("the catalog in {} knows more than the journals hold: put the missing journal files back, or have the catalog made again from what is there", path.display())]
     CatalogAhead { path: PathBuf },
+    #[error("no volume takes a new recording: {}", list(states))]
+    NoVolumeForNew { states: Vec<(VolumeNumber, VolumeState)> },
+    #[error("no volume takes audio: {}", list(states))]
+    NoVolumeForAudio { states: Vec<(VolumeNumber, VolumeState)> },
+    #[error("no volume can be written: {}", list(states))]
+    NoVolume { states: Vec<(VolumeNumber, VolumeState)> },
+    #[error("too much waits to be written: try again")]
+    Busy,
+    #[error("it was not written in time: it may be later")]
+    TimedOut,
+    #[error("the store is closed")]
+    Closed,
+    #[error("there is no recording {recording}")]
+    NoRecording { recording: RecordingId },
+    #[error("such an annotation is not possible: {what}")]
+    BadAnnotation { what: String },
+    #[error("the audio is on volume {}, which is missing: mount it", volume.0)]
+    VolumeMissing { volume: VolumeNumber },
+    #[error("{} holds something that is no backup of this store: name an empty directory, or this store's backup", path.display())]
+    NotABackup { path: PathBuf },
+    #[error(
+        "the backup is of a store with {wanted} volumes besides its directory, and {given} directories are named for them"
+    )]
+    VolumeCount { wanted: usize, given: usize },
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -62,4 +94,9 @@ impl StoreError {
             _ => Self::Io { operation, path, source },
         }
     }
+}
+
+fn list(states: &[(VolumeNumber, VolumeState)]) -> String {
+    let one = |(volume, state): &(VolumeNumber, VolumeState)| format!("volume {} is {state}", volume.0);
+    states.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -22,7 +22,7 @@ fn what_was_acknowledged_survives_twenty_kills() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("store");
     let mut acknowledged = 0;
-    let mut replayed = 0;
+    let (mut replayed, mut adopted, mut sealed) = (0, 0, 0);
     for round in 0..KILLS {
         let mut child = Command::new(crash_writer())
             .arg(&path)
@@ -49,14 +49,18 @@ fn what_was_acknowledged_survives_twenty_kills() {
             acknowledged = acknowledged.max(number);
         }
 
-        let (writer, reader) = Store::open(&path, &StoreOptions::new(NodeName("after".into()))).unwrap().split();
-        replayed += writer.statistics().replayed;
-        assert_eq!(writer.statistics().damaged, 0, "round {round}");
+        let Store { writer: _writer, keeper: _keeper, reader, handle: _handle } =
+            Store::open(&path, &StoreOptions::new(NodeName("after".into()))).unwrap();
+        let keeper = reader.statistics().unwrap().keeper.unwrap();
+        replayed += keeper.caught_up_records;
+        adopted += keeper.adopted_runs;
+        assert_eq!(keeper.damaged_places, 0, "round {round}");
         assert!(acknowledged == 0 || reader.has_replayed(&format!("until {acknowledged}")).unwrap());
         let mut found = vec![false; acknowledged as usize];
         for recording in 0..8 {
             for track in 0..2 {
                 let recording = RecordingId(uuid::Uuid::from_u128(recording));
+                sealed = sealed.max(reader.runs(recording).unwrap().len());
                 for chunk in reader.chunks(recording, TrackId(track), Tick(0)..Tick(u64::MAX)).unwrap() {
                     let chunk = chunk.unwrap();
                     let number = chunk.header.first_tick.0 / 50;
@@ -76,4 +80,8 @@ fn what_was_acknowledged_survives_twenty_kills() {
     }
     assert!(acknowledged > 1000, "the children did write: {acknowledged}");
     assert!(replayed > 0, "no kill fell between the journal and the catalog");
+    assert!(sealed > 10, "the children did seal: {sealed} runs of a recording");
+    println!(
+        "{acknowledged} chunks, {replayed} records caught up with, {adopted} runs adopted, {sealed} runs of a recording"
+    );
 }

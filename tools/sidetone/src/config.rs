@@ -9,6 +9,7 @@ use sidetone_engine::{EngineConfig, EventSink, Setup};
 use sidetone_media::TrackConfig;
 use sidetone_model::{NodeName, Seed};
 use sidetone_signalling::SipConfig;
+use sidetone_store::{JournalConfig, SegmentConfig, SpaceOptions, StoreOptions, Watermark};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -40,11 +41,103 @@ pub(crate) struct Node {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Store {
     pub(crate) directory: PathBuf,
+    pub(crate) volumes: Vec<PathBuf>,
+    pub(crate) create_volumes: bool,
+    pub(crate) segment_mib: u64,
+    pub(crate) journal_file_mib: u64,
+    pub(crate) space: Space,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { directory: "/var/lib/sidetone".into() }
+        Self {
+            directory: "/var/lib/sidetone".into(),
+            volumes: Vec::new(),
+            create_volumes: false,
+            segment_mib: SegmentConfig::default().file_bytes >> 20,
+            journal_file_mib: JournalConfig::default().file_bytes >> 20,
+            space: Space::default(),
+        }
+    }
+}
+
+/// Free space below which a volume takes less and less.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Space {
+    pub(crate) low_percent: f64,
+    pub(crate) no_new_percent: f64,
+    pub(crate) no_new_mib_max: u64,
+    pub(crate) reserve_percent: f64,
+    pub(crate) reserve_mib_max: u64,
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        let SpaceOptions { low, no_new, reserve } = SpaceOptions::default();
+        let percent = |mark: Watermark| mark.part * 100.0;
+        Self {
+            low_percent: percent(low),
+            no_new_percent: percent(no_new),
+            no_new_mib_max: no_new.bytes_max >> 20,
+            reserve_percent: percent(reserve),
+            reserve_mib_max: reserve.bytes_max >> 20,
+        }
+    }
+}
+
+impl Store {
+    fn validate(&self) -> Result<()> {
+        // As on the command line: what is there twice is there by mistake.
+        let all: Vec<&PathBuf> = std::iter::once(&self.directory).chain(&self.volumes).collect();
+        for (index, directory) in all.iter().enumerate() {
+            if all[..index].contains(directory) {
+                bail!("[store] names {} twice: the store directory is a volume already", directory.display());
+            }
+        }
+        if let Some(relative) = self.volumes.iter().find(|volume| !volume.is_absolute()) {
+            bail!(
+                "[store] volumes names {}: give absolute paths, which mean the same whoever starts this",
+                relative.display()
+            );
+        }
+        for (name, value, low, high) in
+            [("segment_mib", self.segment_mib, 16, 1 << 20), ("journal_file_mib", self.journal_file_mib, 32, 1 << 16)]
+        {
+            if !(low..=high).contains(&value) {
+                bail!("[store] {name} = {value} is out of range; choose {low} to {high}");
+            }
+        }
+        let Space { low_percent, no_new_percent, no_new_mib_max, reserve_percent, reserve_mib_max } = self.space;
+        for (name, percent) in
+            [("low_percent", low_percent), ("no_new_percent", no_new_percent), ("reserve_percent", reserve_percent)]
+        {
+            if !(0.0..=90.0).contains(&percent) {
+                bail!("[store.space] {name} = {percent} is out of range; choose 0 to 90");
+            }
+        }
+        if low_percent < no_new_percent || no_new_percent < reserve_percent || no_new_mib_max < reserve_mib_max {
+            bail!(
+                "[store.space] must go down: low_percent, no_new_percent, reserve_percent; no_new_mib_max, reserve_mib_max"
+            );
+        }
+        Ok(())
+    }
+
+    /// How the store is opened for writing.
+    pub(crate) fn options(&self, node: NodeName) -> StoreOptions {
+        let mut options = StoreOptions::new(node);
+        options.volumes.clone_from(&self.volumes);
+        options.create_volumes = self.create_volumes;
+        options.segments.file_bytes = self.segment_mib << 20;
+        options.journal.file_bytes = self.journal_file_mib << 20;
+        let mark = |percent: f64, mib_max: u64| Watermark { part: percent / 100.0, bytes_max: mib_max << 20 };
+        options.space = SpaceOptions {
+            low: Watermark { part: self.space.low_percent / 100.0, bytes_max: u64::MAX },
+            no_new: mark(self.space.no_new_percent, self.space.no_new_mib_max),
+            reserve: mark(self.space.reserve_percent, self.space.reserve_mib_max),
+        };
+        options
     }
 }
 
@@ -180,6 +273,7 @@ impl Config {
 
     /// Whether a part could not work with this. Whether interfaces and directories exist is seen when it starts.
     pub(crate) fn validate(&self) -> Result<()> {
+        self.store.validate()?;
         self.engine.validate().map_err(|problem| anyhow::anyhow!("[engine] {problem}"))?;
         self.track().check().context("[audio] cannot be used")?;
         if self.signalling.ports.is_empty() || self.signalling.ports.contains(&0) {
@@ -287,9 +381,12 @@ mod tests {
         let shown: toml::Table = toml::from_str(SAMPLE).unwrap();
         let all = toml::Table::try_from(Config::default()).unwrap();
         for (section, keys) in &all {
-            for key in keys.as_table().unwrap().keys() {
+            for (key, value) in keys.as_table().unwrap() {
                 let known = shown.get(section).and_then(|s| s.get(key));
                 assert!(known.is_some(), "[{section}] {key} is not in the sample");
+                for below in value.as_table().into_iter().flat_map(toml::Table::keys) {
+                    assert!(known.unwrap().get(below).is_some(), "[{section}.{key}] {below} is not in the sample");
+                }
             }
         }
     }
@@ -298,8 +395,16 @@ mod tests {
     fn an_unknown_key_is_refused_with_the_nearest_name() {
         let error = Config::parse("[audio]\nbitrate_bits_per_secnd = 9000").unwrap_err().to_string();
         assert!(error.contains("did you mean 'bitrate_bits_per_second'?"), "{error}");
+        let error = Config::parse("[store.space]\nlow_percnt = 9").unwrap_err().to_string();
+        assert!(error.contains("did you mean 'low_percent'?"), "{error}");
         let error = Config::parse("[adio]").unwrap_err().to_string();
         assert!(error.contains("did you mean 'audio'?"), "{error}");
+    }
+
+    #[test]
+    fn what_the_store_is_told_is_what_it_would_do_by_itself() {
+        let node = NodeName("a".into());
+        assert_eq!(Config::default().store.options(node.clone()), StoreOptions::new(node));
     }
 
     #[test]
@@ -311,6 +416,14 @@ mod tests {
             ("[log]\nlevel = \"loud\"", "loud"),
             ("[api]\nlisten = \"0.0.0.0:80\"", "127.0.0.1"),
             ("[capture]\ninterfaces = [\"a\", \"a\"]", "twice"),
+            ("[store]\nsegment_mib = 1", "segment_mib"),
+            ("[store]\njournal_file_mib = 4", "32"),
+            ("[store]\nvolumes = [\"/mnt/a\", \"/mnt/a\"]", "twice"),
+            ("[store]\ndirectory = \"/mnt/a\"\nvolumes = [\"/mnt/a\"]", "twice"),
+            ("[store]\nvolumes = [\"mnt/a\"]", "absolute"),
+            ("[store.space]\nlow_percent = 5", "must go down"),
+            ("[store.space]\nlow_percent = 101", "low_percent"),
+            ("[store.space]\nreserve_mib_max = 100000", "must go down"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(name), "{error}");

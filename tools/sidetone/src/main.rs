@@ -3,11 +3,15 @@
 //! Exit codes: 0 done; 1 the work failed or something was lost; 2 it could not begin: configuration, privileges, files.
 #![forbid(unsafe_code)]
 
+mod client;
 mod config;
 mod output;
 mod recordings;
 mod replay;
 mod run;
+mod search;
+mod store;
+mod tag;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
@@ -43,9 +47,9 @@ enum Command {
     /// List, show and export recordings.
     #[command(subcommand)]
     Recordings(recordings::Command),
-    /// Look at a store.
+    /// Look after a store: sizes, checks, a new catalog, backups.
     #[command(subcommand)]
-    Store(recordings::StoreCommand),
+    Store(store::StoreCommand),
     /// Check or print the configuration.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -110,7 +114,7 @@ fn main() -> ExitCode {
         Command::Run(arguments) => run(arguments),
         Command::Replay(arguments) => replay_captures(&arguments),
         Command::Recordings(command) => recordings::recordings(&command),
-        Command::Store(command) => recordings::store(&command),
+        Command::Store(command) => store::store(&command),
         Command::Config(command) => configuration(&command),
     };
     match result {

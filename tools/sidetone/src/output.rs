@@ -87,3 +87,16 @@ pub(crate) fn recordings_table(recordings: &[Recording]) -> String {
     }
     table
 }
+
+/// A document as `path = value` lines: for people, and for grep.
+pub(crate) fn print_flat(path: &str, value: &serde_json::Value) {
+    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
+    match value {
+        serde_json::Value::Object(fields) => fields.iter().for_each(|(name, field)| print_flat(&below(name), field)),
+        serde_json::Value::Array(items) if !items.is_empty() => {
+            items.iter().enumerate().for_each(|(index, item)| print_flat(&format!("{path}[{index}]"), item));
+        }
+        serde_json::Value::String(text) => println!("{path:<44} {text}"),
+        other => println!("{path:<44} {other}"),
+    }
+}

@@ -1,11 +1,14 @@
-//! `sidetone recordings` and `sidetone store`: reading a store, also beside a running appliance.
+//! `sidetone recordings`: reading a store, also beside a running recorder.
 
-use crate::output::{print_json, recordings_table};
+use crate::output::{print_flat, print_json, recordings_table};
+use crate::search::SearchArguments;
+use crate::tag::{self, TagArguments};
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use sidetone_model::{CaptureTime, Recording, RecordingId, RecordingState};
-use sidetone_playback::{Channels, Format, Rendition};
-use sidetone_store::{RecordingQuery, StoreReader};
+use serde_json::json;
+use sidetone_model::{Recording, RecordingId};
+use sidetone_playback::{Channels, Format, Lost, Rendition};
+use sidetone_store::{Count, Query, StoreReader};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +20,7 @@ const PAGE: usize = 500;
 pub(crate) enum Command {
     /// List recordings, newest first.
     #[command(
-        after_help = "Example:\n  sidetone recordings list --store /var/lib/sidetone --party 2001 --from 2026-01-31T00:00:00Z"
+        after_help = "Examples:\n  sidetone recordings list --party 2001 --from 2026-01-31T00:00:00Z\n  sidetone recordings list --number-suffix 4711 --tag case=17 --state finished --count"
     )]
     List(ListArguments),
     /// Show one recording with everything known about it.
@@ -35,46 +38,35 @@ pub(crate) enum Command {
         after_help = "Example:\n  sidetone recordings export ID --store DIR --format opus --channels dual -o call.opus"
     )]
     Export(ExportArguments),
-}
-
-#[derive(Subcommand)]
-pub(crate) enum StoreCommand {
-    /// Sizes and counts of a store.
-    Stats {
-        #[command(flatten)]
-        store: StoreDirectory,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Set or remove tags of a recording.
+    ///
+    /// While a recorder runs on the store, it is asked to do it, through its API; else the store is opened for it. Either way
+    /// the tags are durable when this command ends.
+    #[command(
+        after_help = "Examples:\n  sidetone recordings tag ID case=17 'customer=Ada L.'\n  sidetone recordings tag ID --remove case"
+    )]
+    Tag(TagArguments),
 }
 
 #[derive(Args)]
 pub(crate) struct StoreDirectory {
-    /// Store directory. May be in use by a running appliance.
+    /// Store directory. May be in use by a running recorder.
     #[arg(long = "store", value_name = "DIR", default_value = "/var/lib/sidetone")]
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
 }
 
 #[derive(Args)]
 pub(crate) struct ListArguments {
     #[command(flatten)]
     store: StoreDirectory,
-    /// Started at or after this time (RFC 3339).
-    #[arg(long, value_name = "TIME")]
-    from: Option<CaptureTime>,
-    /// Started before this time (RFC 3339).
-    #[arg(long, value_name = "TIME")]
-    to: Option<CaptureTime>,
-    /// Number or part of it, or part of a name.
-    #[arg(long, value_name = "TEXT")]
-    party: Option<String>,
-    /// Only recordings in this state.
-    #[arg(long, value_parser = parse_state, value_name = "active|complete|incomplete")]
-    state: Option<RecordingState>,
+    #[command(flatten)]
+    search: SearchArguments,
     /// At most so many.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_name = "NUMBER")]
     limit: usize,
+    /// Say how many match, also those beyond the limit: exact up to 1000, beyond that an estimate.
+    #[arg(long)]
+    count: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -100,60 +92,44 @@ pub(crate) struct ExportArguments {
     json: bool,
 }
 
-fn parse_state(text: &str) -> Result<RecordingState, String> {
-    match text {
-        "active" => Ok(RecordingState::Active),
-        "complete" => Ok(RecordingState::Complete),
-        "incomplete" => Ok(RecordingState::Incomplete),
-        _ => Err("choose active, complete or incomplete".into()),
-    }
-}
-
 pub(crate) fn recordings(command: &Command) -> Result<ExitCode> {
     match command {
         Command::List(arguments) => list(arguments),
         Command::Show { id, store, json } => show(*id, &store.directory, *json),
         Command::Export(arguments) => export(arguments),
+        Command::Tag(arguments) => tag::tag(arguments),
     }
-}
-
-pub(crate) fn store(command: &StoreCommand) -> Result<ExitCode> {
-    let StoreCommand::Stats { store, json } = command;
-    let statistics = StoreReader::open(&store.directory)?.statistics()?;
-    if *json {
-        print_json(&statistics)?;
-    } else {
-        let document = serde_json::to_value(&statistics).context("the statistics cannot be shown")?;
-        print_flat("", &document);
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn list(arguments: &ListArguments) -> Result<ExitCode> {
+    let filter = arguments.search.filter()?;
     let reader = StoreReader::open(&arguments.store.directory)?;
+    let mut query = Query { filter, cursor: None, limit: 0 };
     let mut recordings: Vec<Recording> = Vec::new();
-    let mut cursor = None;
     while recordings.len() < arguments.limit {
-        let page = reader.search(&RecordingQuery {
-            from: arguments.from,
-            to: arguments.to,
-            party: arguments.party.clone(),
-            state: arguments.state,
-            cursor,
-            limit: PAGE.min(arguments.limit - recordings.len()),
-        })?;
+        query.limit = PAGE.min(arguments.limit - recordings.len());
+        let page = reader.search(&query)?;
         recordings.extend(page.recordings);
-        cursor = page.next;
-        if cursor.is_none() {
+        query.cursor = page.next;
+        if query.cursor.is_none() {
             break;
         }
     }
+    let count = if arguments.count { Some(reader.count(&query.filter)?) } else { None };
+    let more = query.cursor.is_some();
     if arguments.json {
-        print_json(&serde_json::json!({ "recordings": recordings, "more": cursor.is_some() }))?;
+        let mut document = json!({ "recordings": recordings, "more": more });
+        if let Some(Count { recordings, exact }) = count {
+            document["count"] = json!({ "value": recordings, "exact": exact });
+        }
+        print_json(&document)?;
     } else {
         print!("{}", recordings_table(&recordings));
-        if cursor.is_some() {
-            println!("… and more: raise --limit or narrow the time with --from and --to");
+        if more {
+            println!("… and more: raise --limit or narrow the search (--help names the conditions)");
+        }
+        if let Some(Count { recordings, exact }) = count {
+            println!("{}{recordings} recordings match", if exact { "" } else { "about " });
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -200,23 +176,21 @@ fn export(arguments: &ExportArguments) -> Result<ExitCode> {
         std::fs::remove_file(&path).with_context(|| format!("half-written {} could not be removed", path.display()))?;
         return Err(error.context(format!("cannot write {}", path.display())));
     }
+    let lost: Vec<&Lost> = rendition.lost().collect();
     if arguments.json {
-        print_json(&serde_json::json!({ "id": arguments.id, "file": path, "bytes": rendition.len() }))?;
+        let gap = |lost: &&Lost| {
+            let (from, to) = (lost.ticks.start.start(), lost.ticks.end.start());
+            json!({ "track": lost.track, "from": from, "to": to, "reason": lost.reason })
+        };
+        let gaps: Vec<_> = lost.iter().map(gap).collect();
+        print_json(&json!({ "id": arguments.id, "file": path, "bytes": rendition.len(), "gaps": gaps }))?;
     } else {
         println!("{} ({} bytes)", path.display(), rendition.len());
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// A document as `path = value` lines: for people, and for grep.
-fn print_flat(path: &str, value: &serde_json::Value) {
-    let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
-    match value {
-        serde_json::Value::Object(fields) => fields.iter().for_each(|(name, field)| print_flat(&below(name), field)),
-        serde_json::Value::Array(items) if !items.is_empty() => {
-            items.iter().enumerate().for_each(|(index, item)| print_flat(&format!("{path}[{index}]"), item));
+        for Lost { track, ticks, reason } in &lost {
+            let (from, to) = (ticks.start.start(), ticks.end.start());
+            println!("  gap: track {} is silent from {from} to {to}: {reason}", track.0);
         }
-        serde_json::Value::String(text) => println!("{path:<44} {text}"),
-        other => println!("{path:<44} {other}"),
     }
+    // The file is there, and something is missing from it.
+    Ok(if lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

@@ -10,12 +10,14 @@ use sidetone_capture::CaptureFile;
 use sidetone_engine::{EngineEvent, ReplaySummary};
 use sidetone_log::Fact;
 use sidetone_model::{CaptureTime, Recording, RecordingId, Seed};
-use sidetone_store::{Store, StoreOptions, StoreReader, StoreWriter};
+use sidetone_playback::size_tables;
+use sidetone_store::{Store, StoreOptions};
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// The document that `replay --json` prints.
 #[derive(Serialize)]
@@ -50,8 +52,7 @@ pub(crate) fn replay(config: &Config, captures: &[PathBuf], directory: &Path, js
     for capture in captures {
         CaptureFile::open(capture)?;
     }
-    let store = Store::open(directory, &StoreOptions::new(config.node_name()))?;
-    let (mut writer, reader) = store.split();
+    let mut store = open(directory, config)?;
     let mut document = Document {
         captures: Vec::new(),
         recordings: Vec::new(),
@@ -67,20 +68,18 @@ pub(crate) fn replay(config: &Config, captures: &[PathBuf], directory: &Path, js
             eprintln!("sidetone: {} is the same capture as one before it; it is taken once", capture.display());
             continue;
         }
-        let already_in_store = reader.has_replayed(&sha256)?;
+        let already_in_store = store.reader.has_replayed(&sha256)?;
         let outcome = if already_in_store {
             // The result is the same every time: it is made again beside the store, which stays as it is.
             let scratch = tempfile::tempdir_in(directory).context("no room for a scratch store")?;
             let scratch_store = Store::open(scratch.path(), &StoreOptions::new(config.node_name()))?;
-            let (scratch_writer, scratch_reader) = scratch_store.split();
-            let (outcome, scratch_writer) = replay_one(config, capture, digest, scratch_writer, &scratch_reader)?;
-            drop((scratch_writer, scratch_reader));
-            outcome
+            replay_one(config, capture, digest, scratch_store)?.0
         } else {
-            let (outcome, returned) = replay_one(config, capture, digest, writer, &reader)?;
-            writer = returned;
-            writer.append_fact(&Fact::Replayed { digest: sha256.clone(), at: now() })?;
-            writer.flush()?;
+            let (outcome, returned) = replay_one(config, capture, digest, store)?;
+            store = returned;
+            store.writer.append_fact(Fact::Replayed { digest: sha256.clone(), at: now() })?;
+            store.writer.flush()?;
+            while store.keeper.step() {}
             outcome
         };
         document.captures.push(Capture {
@@ -92,6 +91,7 @@ pub(crate) fn replay(config: &Config, captures: &[PathBuf], directory: &Path, js
         add(&mut document, outcome);
     }
     document.recordings.sort_by_key(|recording| (recording.started_at, recording.id));
+    close(store)?;
     if json {
         print_json(&document)?;
     } else {
@@ -100,19 +100,37 @@ pub(crate) fn replay(config: &Config, captures: &[PathBuf], directory: &Path, js
     Ok(ExitCode::SUCCESS)
 }
 
+/// The store as the configuration says, but for its directory.
+fn open(directory: &Path, config: &Config) -> Result<Store> {
+    let mut options = config.store.options(config.node_name());
+    if directory != config.store.directory {
+        // The volumes of another store.
+        options.volumes.clear();
+    }
+    // What is replayed is over: it goes where it stays while the command runs.
+    options.sealing.interval = Duration::ZERO;
+    let mut store = Store::open(directory, &options)?;
+    store.keeper.on_run(size_tables);
+    Ok(store)
+}
+
+fn close(store: Store) -> Result<()> {
+    let (mut writer, mut keeper, ..) = store.split();
+    // Sealed, announced, and the announcement in the catalog.
+    for _ in 0..3 {
+        while keeper.step() {}
+        writer.flush()?;
+    }
+    keeper.close(writer).context("the recordings are durable, and closing the store failed")
+}
+
 struct Outcome {
     summary: ReplaySummary,
     recordings: Vec<Recording>,
     not_recorded: Vec<NotRecorded>,
 }
 
-fn replay_one(
-    config: &Config,
-    capture: &Path,
-    digest: [u8; 32],
-    writer: StoreWriter,
-    reader: &StoreReader,
-) -> Result<(Outcome, StoreWriter)> {
+fn replay_one(config: &Config, capture: &Path, digest: [u8; 32], store: Store) -> Result<(Outcome, Store)> {
     let mut seed = [0; 16];
     seed.copy_from_slice(&digest[..16]);
     let heard: Arc<Mutex<(BTreeSet<RecordingId>, Vec<NotRecorded>)>> = Arc::default();
@@ -129,12 +147,14 @@ fn replay_one(
                     heard.1.push(NotRecorded { call_id: call_id.to_string(), at, reason });
                 }
                 EngineEvent::CallStarted(_) | EngineEvent::CallUpdated(_) | EngineEvent::CallEnded(_) => {}
+                // The store has logged it.
+                EngineEvent::Store(_) => {}
             }
         }),
     );
     let source = CaptureFile::open(capture)?;
     let bar = progress_bar(capture, source.len());
-    let (summary, writer) = sidetone_engine::replay(&setup, source, writer, &mut |position| bar.set_position(position))
+    let (summary, store) = sidetone_engine::replay(&setup, source, store, &mut |position| bar.set_position(position))
         .with_context(|| format!("cannot replay {}", capture.display()))?;
     bar.finish_and_clear();
     if summary.truncated {
@@ -143,12 +163,13 @@ fn replay_one(
     let (ids, not_recorded) = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
     let mut recordings = Vec::new();
     for id in ids {
-        match reader.recording(id)? {
-            Some(recording) => recordings.push(recording),
+        match store.reader.recording(id)? {
+            // Whether it is sealed by now is a matter of chance.
+            Some(recording) => recordings.push(Recording { proof: None, ..recording }),
             None => bail!("recording {id} was written and is not in the catalog"),
         }
     }
-    Ok((Outcome { summary, recordings, not_recorded }, writer))
+    Ok((Outcome { summary, recordings, not_recorded }, store))
 }
 
 fn add(document: &mut Document, outcome: Outcome) {

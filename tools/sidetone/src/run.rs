@@ -1,12 +1,18 @@
 //! `sidetone run`: everything is checked and opened first; only then threads start.
 
+use crate::client;
 use crate::config::Config;
 use anyhow::{Context, Result, bail};
-use sidetone_api::{Api, ApiConfig, ApiError, CapturePort, Event, EventBus, Live, Status};
+use sidetone_api::{
+    Api, ApiConfig, ApiError, CapturePort, Event, EventBus, Live, Status, StoreAlert, StoreAlertKind, VolumeChange,
+    VolumeStatus,
+};
 use sidetone_capture::{CaptureError, CaptureMode, Port};
 use sidetone_engine::{Engine, EngineEvent, EngineMetrics, EventSink, Observed, PortInfo};
 use sidetone_model::{CaptureTime, NodeName, Recording, Seed};
-use sidetone_store::{Store, StoreOptions};
+use sidetone_playback::size_tables;
+use sidetone_store::{Store, StoreEvent, StoreReader, StoreStatistics, VolumeNumber, VolumeState, VolumeStatistics};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,28 +48,31 @@ pub(crate) fn run(config: &Config) -> Result<ExitCode> {
         .enable_all()
         .build()
         .context("the control plane's threads cannot be started")?;
-    runtime.block_on(serve(config))
+    let result = runtime.block_on(serve(config));
+    // A backup may be in the middle of a file; the next one goes on where it was.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }
 
 async fn serve(config: &Config) -> Result<ExitCode> {
     let node = config.node_name();
-    let store = Store::open(&config.store.directory, &StoreOptions::new(node.clone()))?;
-    let (writer, reader) = store.split();
-    let active = reader.active_with_resume()?;
-    if !active.is_empty() {
-        tracing::info!(recordings = active.len(), "going on with recordings of the last run");
-    }
+    let mut store = Store::open(&config.store.directory, &config.store.options(node.clone()))?;
+    store.keeper.on_run(size_tables);
+    let reader = Arc::clone(&store.reader);
 
     // Signals first, so that one that comes during start-up is not lost.
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
 
     let bus = EventBus::new();
-    let setup = config.setup(live_seed()?, event_sink(bus.clone()));
-    let observed_later = Arc::new(Appliance::new(node, config));
+    let setup = config.setup(live_seed()?, event_sink(bus.clone(), directories(&reader)?));
+    let observed_later = Arc::new(Appliance::new(node, config, Arc::clone(&reader)));
     let registry = prometheus::Registry::new();
     let live: Arc<dyn Live> = observed_later.clone();
-    let api = Api::bind(ApiConfig { listen: config.api.listen }, reader, live, bus, registry.clone()).await?;
+    let api_config = ApiConfig { listen: config.api.listen };
+    let api = Api::bind(api_config, store.handle.clone(), live, bus, registry.clone())
+        .await?
+        .with_control_socket(&client::socket(&config.store.directory));
 
     let mut ports = Vec::new();
     for port in config.ports() {
@@ -90,9 +99,9 @@ async fn serve(config: &Config) -> Result<ExitCode> {
         memory_mib = config.engine.memory_bytes(queues as u64) >> 20,
         "memory for rings, streams and pre-roll is taken now"
     );
-    let engine = Engine::start(&setup, ports, writer, active)?;
+    let engine = Engine::start(&setup, ports, store)?;
     registry
-        .register(Box::new(EngineMetrics::new(engine.observed().clone(), infos.clone())?))
+        .register(Box::new(EngineMetrics::new(engine.observed().clone(), infos.clone(), statistics(reader))?))
         .context("the metrics cannot be registered")?;
     observed_later.started(engine.observed().clone(), infos);
 
@@ -121,12 +130,9 @@ async fn serve(config: &Config) -> Result<ExitCode> {
     let stopped = tokio::task::spawn_blocking(move || engine.stop()).await.context("stopping failed")?;
     drop(stop_api);
     server.await.context("the HTTP server ended by a fault")?;
-    match stopped {
-        Ok(store) => drop(store),
-        Err(error) => {
-            tracing::error!(%error, "stopping was not clean");
-            return Ok(ExitCode::from(1));
-        }
+    if let Err(error) = stopped {
+        tracing::error!(%error, "stopping was not clean");
+        return Ok(ExitCode::from(1));
     }
     tracing::info!("stopped; running calls stay active and go on at the next start");
     Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::from(1) })
@@ -141,7 +147,7 @@ fn live_seed() -> Result<Seed> {
     Ok(Seed(seed))
 }
 
-fn event_sink(bus: EventBus) -> EventSink {
+fn event_sink(bus: EventBus, directories: BTreeMap<VolumeNumber, String>) -> EventSink {
     Arc::new(move |event| match event {
         EngineEvent::CallStarted(recording) => {
             tracing::info!(recording = %recording.id, parties = %parties(&recording), "call started");
@@ -156,10 +162,57 @@ fn event_sink(bus: EventBus) -> EventSink {
             );
             bus.publish(Event::RecordingCompleted(recording));
         }
+        // The store has logged it.
+        EngineEvent::Store(event) => {
+            if let Some(event) = store_event(event, &directories) {
+                bus.publish(event);
+            }
+        }
         EngineEvent::NotRecorded { call_id, reason, .. } => {
             tracing::info!(%call_id, ?reason, "call not recorded");
         }
     })
+}
+
+/// What is told of the store's events; `None` for one that is told as the engine's own.
+fn store_event(event: StoreEvent, directories: &BTreeMap<VolumeNumber, String>) -> Option<Event> {
+    let alert = |kind, text| Some(Event::StoreAlert(StoreAlert { kind, text }));
+    match event {
+        StoreEvent::RecordingOver(_) => None,
+        StoreEvent::VolumeChanged { volume, before, after } => Some(Event::VolumeChanged(VolumeChange {
+            volume: volume.0,
+            directory: directories.get(&volume).cloned().unwrap_or_default(),
+            state: after,
+            previous_state: before,
+        })),
+        StoreEvent::CatalogFailing { error } => alert(StoreAlertKind::CatalogFailing, error),
+        StoreEvent::CatalogRecovered => {
+            alert(StoreAlertKind::CatalogRecovered, "the catalog can be written again".to_owned())
+        }
+        StoreEvent::JournalDamaged { volume, error } => {
+            alert(StoreAlertKind::JournalDamaged, format!("volume {}: {error}", volume.0))
+        }
+        StoreEvent::AudioDamaged { recording, chunks } => {
+            let text = format!("{chunks} chunks of recording {recording} cannot be read any more; it is incomplete");
+            alert(StoreAlertKind::AudioDamaged, text)
+        }
+    }
+}
+
+/// The store's figures, whenever metrics are asked for.
+fn statistics(reader: Arc<StoreReader>) -> Box<dyn Fn() -> Option<StoreStatistics> + Send + Sync> {
+    Box::new(move || match reader.statistics() {
+        Ok(statistics) => Some(statistics),
+        Err(error) => {
+            tracing::warn!(%error, "the store gives no figures");
+            None
+        }
+    })
+}
+
+fn directories(reader: &StoreReader) -> Result<BTreeMap<VolumeNumber, String>> {
+    let volumes = reader.volumes()?.into_iter();
+    Ok(volumes.map(|volume| (volume.volume, volume.directory.display().to_string())).collect())
 }
 
 fn parties(recording: &Recording) -> String {
@@ -193,6 +246,7 @@ fn describe(config: &Config, ports: &[Port]) -> Vec<PortInfo> {
 /// What the API asks of the running appliance.
 struct Appliance {
     node: NodeName,
+    reader: Arc<StoreReader>,
     started_at: CaptureTime,
     running: std::sync::OnceLock<(Observed, Vec<PortInfo>)>,
     interfaces: Vec<String>,
@@ -201,10 +255,11 @@ struct Appliance {
 }
 
 impl Appliance {
-    fn new(node: NodeName, config: &Config) -> Self {
+    fn new(node: NodeName, config: &Config, reader: Arc<StoreReader>) -> Self {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self {
             node,
+            reader,
             started_at: CaptureTime::ZERO.saturating_add(since_epoch),
             running: std::sync::OnceLock::new(),
             interfaces: config.capture.interfaces.clone(),
@@ -227,6 +282,15 @@ impl Live for Appliance {
     fn status(&self) -> Status {
         let mut reasons = Vec::new();
         let mut ports = Vec::new();
+        let volumes = match self.reader.volumes() {
+            Ok(volumes) => volumes,
+            Err(error) => {
+                reasons.push(format!("the volumes of the store cannot be looked at: {error}"));
+                Vec::new()
+            }
+        };
+        let (refused, mut warnings) = storage_troubles(&volumes);
+        reasons.extend(refused);
         match self.running.get() {
             None => reasons.push(format!("capture on {} is starting", self.interfaces.join(", "))),
             Some((observed, infos)) => {
@@ -234,7 +298,7 @@ impl Live for Appliance {
                     ports.push(capture_port(info, observed));
                 }
                 if observed.writer.is_failing() {
-                    reasons.push("the store cannot be written: audio is being lost (see the log)".into());
+                    warnings.push("part of the store cannot be written (see the log)".into());
                 }
                 for info in infos {
                     if observed.receive[info.queues.clone()].iter().any(|queue| queue.is_failing()) {
@@ -258,8 +322,43 @@ impl Live for Appliance {
             started_at: self.started_at,
             ready: reasons.is_empty(),
             reasons,
+            warnings,
             ports,
+            volumes: volumes.iter().map(volume_status).collect(),
         }
+    }
+}
+
+/// Why no recording may begin, and what an operator should look after.
+fn storage_troubles(volumes: &[VolumeStatistics]) -> (Option<String>, Vec<String>) {
+    let name = |volume: &VolumeStatistics| format!("volume {} ({})", volume.volume.0, volume.directory.display());
+    let trouble = |volume: &VolumeStatistics| {
+        let what = match volume.state {
+            VolumeState::Ok => return None,
+            VolumeState::Low => "runs out of space",
+            VolumeState::NoNew => "has no room for recordings that begin",
+            VolumeState::Reserve => "has no room for audio any more",
+            VolumeState::Full => "is full",
+            VolumeState::Stalled => "does not answer in time",
+            VolumeState::Failed => "cannot be written",
+            VolumeState::Missing => "is missing: mount it and restart",
+        };
+        Some(format!("{} {what}", name(volume)))
+    };
+    let troubles: Vec<String> = volumes.iter().filter_map(trouble).collect();
+    if volumes.is_empty() || volumes.iter().any(|volume| volume.state.takes_new()) {
+        return (None, troubles);
+    }
+    (Some(format!("no volume of the store takes new recordings: {}", troubles.join(", "))), Vec::new())
+}
+
+fn volume_status(volume: &VolumeStatistics) -> VolumeStatus {
+    VolumeStatus {
+        volume: volume.volume.0,
+        directory: volume.directory.display().to_string(),
+        state: volume.state,
+        free_bytes: volume.free_bytes,
+        total_bytes: volume.total_bytes,
     }
 }
 

@@ -3,30 +3,7 @@
 mod support;
 
 use std::path::Path;
-use std::process::{Command, Output};
-
-fn sidetone(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_sidetone")).args(arguments).output().expect("the binary was built for this test")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The command cannot begin: exit code 2, and one line that names each of `words`.
-fn refused(arguments: &[&str], words: &[&str]) {
-    let output = sidetone(arguments);
-    let error = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
-    for word in words {
-        assert!(error.contains(word), "{arguments:?} does not name '{word}': {error}");
-    }
-    assert!(!error.contains("panicked"), "{error}");
-}
-
-fn path(directory: &Path, name: &str) -> String {
-    directory.join(name).to_string_lossy().into_owned()
-}
+use support::{path, refused, sidetone, text};
 
 #[test]
 fn what_cannot_begin_is_refused_with_cause_and_remedy() {
@@ -102,7 +79,9 @@ fn a_capture_becomes_recordings_that_can_be_listed_shown_and_exported() {
 
     let id = recordings[0]["id"].as_str().unwrap();
     let output = sidetone(&["recordings", "show", id, "--store", &store, "--json"]);
-    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let proof = shown.as_object_mut().unwrap().remove("proof");
+    assert!(proof.is_some_and(|proof| proof["chunks"].as_u64() > Some(5)), "it is sealed when the command ends");
     assert_eq!(shown, recordings[0]);
 
     for (format, magic) in [("opus", &b"OggS"[..]), ("wav", &b"RIFF"[..])] {

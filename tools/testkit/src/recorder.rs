@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How to run it.
 #[derive(Clone, Debug)]
@@ -28,6 +28,7 @@ pub struct Options {
 pub struct Recorder {
     running: Running,
     options: Options,
+    started_at: SystemTime,
 }
 
 impl Recorder {
@@ -36,23 +37,44 @@ impl Recorder {
     /// # Errors
     /// When it ends before it is ready, or is not ready within 30 s; the message has the end of its log.
     pub fn start(options: Options) -> Result<Self> {
+        let mut recorder = Self::spawn(options)?;
+        recorder.wait_until_ready()?;
+        Ok(recorder)
+    }
+
+    /// Starts `sidetone run` and does not wait for anything.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn(options: Options) -> Result<Self> {
         let mut command = process::command(&Network::Own, &options.program);
         command
             .args(["run", "--interface", &options.interface, "--listen", &options.listen.to_string(), "--store"])
             .arg(&options.store)
             .args(&options.arguments);
-        let mut running = Running::start("sidetone", &mut command, &options.log)?;
-        let listen = options.listen;
+        let started_at = SystemTime::now();
+        let running = Running::start("sidetone", &mut command, &options.log)?;
+        Ok(Self { running, options, started_at })
+    }
+
+    /// Waits until it captures.
+    ///
+    /// # Errors
+    /// When it ends before it is ready, or is not ready within 30 s; the message has the end of its log.
+    pub fn wait_until_ready(&mut self) -> Result<()> {
+        let (running, listen) = (&mut self.running, self.options.listen);
         let ready = interrupt::wait_for("sidetone to capture (/readyz)", Duration::from_secs(30), || {
             if let Some(status) = running.ended()? {
                 bail!("sidetone ended with {status}");
             }
             Ok(http::get(listen, "/readyz").ok().filter(|response| response.status == 200).map(|_| ()))
         });
-        if let Err(error) = ready {
-            return Err(error.context(format!("the end of {}:\n{}", options.log.display(), running.log_tail())));
-        }
-        Ok(Self { running, options })
+        ready.with_context(|| format!("the end of {}:\n{}", self.options.log.display(), self.running.log_tail()))
+    }
+
+    /// When the process was started.
+    pub fn started_at(&self) -> SystemTime {
+        self.started_at
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -128,6 +150,19 @@ impl Recorder {
     pub fn metrics(&self) -> Result<Metrics> {
         let response = self.get("/metrics")?;
         Metrics::parse(std::str::from_utf8(&response.body).context("/metrics is not text")?)
+    }
+
+    /// SIGKILL: it has no chance to do anything more. Returns a moment at which it still lived.
+    ///
+    /// # Errors
+    /// When it had ended by itself.
+    pub fn kill(mut self) -> Result<SystemTime> {
+        if let Some(status) = self.running.ended()? {
+            bail!("sidetone had ended by itself with {status}:\n{}", self.running.log_tail());
+        }
+        let at = SystemTime::now();
+        self.running.kill()?;
+        Ok(at)
     }
 
     /// SIGTERM; it must flush and end with 0.

@@ -2,6 +2,7 @@
 //! (espeak-ng, then sox to 8 kHz) and kept in a directory, so that a hundred calls cost no processor time.
 
 use crate::process::{Network, command, output};
+use crate::random::Random;
 use crate::wav::Wav;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -38,6 +39,27 @@ pub struct Conversation {
     pub callee: Vec<i16>,
 }
 
+impl Conversation {
+    /// Both sides sound without a pause for `seconds`, no 20 ms like another: where a recording of it is silent, audio is
+    /// missing. From a seed.
+    pub fn never_silent(seed: u64, seconds: u32) -> Self {
+        let mut random = Random(seed);
+        let mut side = || {
+            let wander = [3.1, 7.7, 5.3].map(|rate| rate + random.below(1000) as f64 / 1000.0);
+            let mut phase = 0.0f64;
+            let sample = |i: u32| {
+                let t = f64::from(i) / f64::from(RATE_HZ);
+                let pitch = 180.0 + 40.0 * (t * wander[0]).sin() + 15.0 * (t * wander[1]).sin();
+                phase += pitch / f64::from(RATE_HZ) * std::f64::consts::TAU;
+                let voice = phase.sin() + 0.5 * (2.0 * phase).sin() + 0.3 * (5.0 * phase + t * wander[2]).sin();
+                (voice * 4000.0) as i16
+            };
+            (0..seconds * RATE_HZ).map(sample).collect()
+        };
+        Self { caller: side(), callee: side() }
+    }
+}
+
 /// Utterances in a directory.
 pub struct Library {
     directory: PathBuf,
@@ -56,7 +78,7 @@ impl Library {
     /// # Errors
     /// When espeak-ng or sox is missing or fails.
     pub fn conversation(&self, seed: u64, seconds: u32) -> Result<Conversation> {
-        let mut random = SplitMix(seed);
+        let mut random = Random(seed);
         let length = (seconds * RATE_HZ) as usize;
         // A line is never digitally silent: a noise floor near −70 dBFS on both sides.
         let mut sides: [Vec<i16>; 2] =
@@ -107,23 +129,5 @@ impl Library {
         fs::remove_file(&full).with_context(|| format!("cannot remove {}", full.display()))?;
         // Runs beside each other may do this at once; each sees a whole file.
         fs::rename(&narrow, path).with_context(|| format!("cannot name {}", path.display()))
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
-struct SplitMix(u64);
-
-impl SplitMix {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Less than `bound`; the bias of the remainder does not matter here.
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
     }
 }

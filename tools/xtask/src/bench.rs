@@ -23,8 +23,14 @@ pub(crate) struct Options {
 enum What {
     /// CPU time per packet: AF_XDP, TPACKET_V3 and tcpdump on the same traffic. Needs root.
     Capture,
+    /// The catalog by size: recordings per second, bytes each, latency of searches, time to open.
+    Catalog,
     /// CPU time of `sidetone replay` per second of a two-way call, and the share of Opus in it.
     Pipeline,
+    /// Time to the first byte of a recording, and what hundreds of players do to recording: two minutes.
+    Playback,
+    /// What the store takes, what that costs, how many bytes it writes, how fast it is there again: four minutes.
+    Store,
 }
 
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> {
@@ -35,7 +41,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     let mut command = Command::new(&program);
     command.arg(match options.what {
         What::Capture => "capture",
+        What::Catalog => "catalog",
         What::Pipeline => "pipeline",
+        What::Playback => "playback",
+        What::Store => "store",
     });
     command.args(&options.arguments);
     let status = command.status().with_context(|| format!("cannot start {}", program.display()))?;

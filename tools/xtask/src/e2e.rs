@@ -3,15 +3,20 @@
 
 mod audio;
 pub(crate) mod corpus;
+mod coverage;
+mod faults;
+mod killed;
 mod load;
 mod restart;
+mod store;
 
 use crate::product;
 use crate::report::Checks;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use sidetone_testkit::bed::Bed;
+use sidetone_testkit::time::now_ns;
 use sidetone_testkit::{Recorder, interrupt, recorder};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,16 +29,23 @@ pub(crate) enum Scenario {
     OnePort,
     /// The recorder is stopped in the middle of calls and started again
     Restart,
+    /// The recorder is killed (SIGKILL) in the middle of 100 calls, again and again
+    Killed,
+    /// Disks fill up, become read-only, fail and come back in the middle of calls
+    Faults,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Scenario; 3] = [Scenario::PortPerCall, Scenario::OnePort, Scenario::Restart];
+    pub(crate) const ALL: [Scenario; 5] =
+        [Scenario::PortPerCall, Scenario::OnePort, Scenario::Restart, Scenario::Killed, Scenario::Faults];
 
     fn name(self) -> &'static str {
         match self {
             Scenario::PortPerCall => "port-per-call",
             Scenario::OnePort => "one-port",
             Scenario::Restart => "restart",
+            Scenario::Killed => "killed",
+            Scenario::Faults => "faults",
         }
     }
 }
@@ -42,11 +54,41 @@ impl Scenario {
 pub(crate) struct Environment<'a> {
     workspace: &'a Workspace,
     program: PathBuf,
+    /// How often `killed` kills.
+    kills: u32,
+    /// Moments and sounds come from it.
+    seed: u64,
 }
 
-pub(crate) fn run(workspace: &Workspace, scenarios: &[Scenario]) -> Result<Checks> {
+/// What of the scenarios may be chosen.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Of the stage e2e run this scenario alone; may be given several times
+    #[arg(long, value_name = "SCENARIO")]
+    pub(crate) scenario: Vec<Scenario>,
+    /// How often the scenario killed kills the recorder (or SIDETONE_KILLS) [default: 5]
+    #[arg(long, value_name = "COUNT")]
+    kills: Option<u32>,
+    /// Where the scenarios' random moments come from (or SIDETONE_SEED) [default: the clock]
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+}
+
+const KILLS: u32 = 5;
+
+/// A number that is not given by option, from the environment.
+fn from_environment<T: std::str::FromStr>(name: &str) -> Result<Option<T>> {
+    let Ok(text) = std::env::var(name) else { return Ok(None) };
+    text.parse().map(Some).ok().with_context(|| format!("{name}={text} is no number"))
+}
+
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<Checks> {
     let program = product::build(workspace)?;
-    let context = Environment { workspace, program };
+    let kills = options.kills.map_or_else(|| from_environment("SIDETONE_KILLS"), |kills| Ok(Some(kills)))?;
+    let seed = options.seed.map_or_else(|| from_environment("SIDETONE_SEED"), |seed| Ok(Some(seed)))?;
+    let (kills, seed) = (kills.unwrap_or(KILLS).max(1), seed.unwrap_or_else(|| now_ns() / 1_000_000_000));
+    let context = Environment { workspace, program, kills, seed };
+    let scenarios = if options.scenario.is_empty() { &Scenario::ALL[..] } else { &options.scenario };
     let mut total = Checks::default();
     for &scenario in scenarios {
         interrupt::check()?;
@@ -59,6 +101,8 @@ pub(crate) fn run(workspace: &Workspace, scenarios: &[Scenario]) -> Result<Check
             Scenario::PortPerCall => load::run(&context, run.path(), load::Layout::PortPerCall, &mut checks),
             Scenario::OnePort => load::run(&context, run.path(), load::Layout::OnePort, &mut checks),
             Scenario::Restart => restart::run(&context, run.path(), &mut checks),
+            Scenario::Killed => killed::run(&context, run.path(), &mut checks),
+            Scenario::Faults => faults::run(&context, run.path(), &mut checks),
         };
         if let Err(error) = result {
             interrupt::check()?;
@@ -73,7 +117,7 @@ pub(crate) fn run(workspace: &Workspace, scenarios: &[Scenario]) -> Result<Check
         );
         if checks.failed() > 0 {
             println!("  logs and captures: {}", run.keep().display());
-            println!("  run it alone: cargo xtask test --stage e2e --scenario {name}");
+            println!("  run it alone: cargo xtask test --stage e2e --scenario {name} --seed {seed}");
         }
         total.add(checks);
     }
@@ -83,7 +127,18 @@ pub(crate) fn run(workspace: &Workspace, scenarios: &[Scenario]) -> Result<Check
 impl Environment<'_> {
     /// A recorder on the bed's mirror port, with its store and log in `run`.
     fn start_recorder(&self, bed: &Bed, run: &Path) -> Result<Recorder> {
-        Recorder::start(recorder::Options {
+        let mut recorder = self.spawn_recorder(bed, run)?;
+        recorder.wait_until_ready()?;
+        Ok(recorder)
+    }
+
+    /// The same, without waiting until it is ready.
+    fn spawn_recorder(&self, bed: &Bed, run: &Path) -> Result<Recorder> {
+        Recorder::spawn(self.recorder_options(bed, run)?)
+    }
+
+    fn recorder_options(&self, bed: &Bed, run: &Path) -> Result<recorder::Options> {
+        Ok(recorder::Options {
             program: self.program.clone(),
             interface: bed.mirror_interface().to_owned(),
             store: run.join("store"),

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use sidetone_testkit::interrupt;
 use sidetone_testkit::metrics::Metrics;
 use sidetone_testkit::recorder::Recorder;
 use sidetone_testkit::reference::{Reference, Stream, StreamKey};
+use sidetone_testkit::{interrupt, time};
 use std::collections::BTreeSet;
 use std::net::SocketAddrV4;
 use std::time::{Duration, Instant};
@@ -59,8 +59,17 @@ pub(crate) struct Recording {
     pub(crate) duration_seconds: f64,
     pub(crate) caller: String,
     pub(crate) callee: String,
-    pub(crate) gaps: usize,
+    pub(crate) gaps: Vec<Gap>,
     pub(crate) tracks: Vec<Track>,
+}
+
+/// A stretch of a recording that is missing. In ns since the Unix epoch.
+#[derive(Debug)]
+pub(crate) struct Gap {
+    pub(crate) from: u64,
+    /// `None` while nothing has come after it.
+    pub(crate) to: Option<u64>,
+    pub(crate) reason: String,
 }
 
 #[derive(Debug)]
@@ -91,6 +100,7 @@ impl Recording {
             Some(if name.is_empty() { number.to_owned() } else { format!("{name} {number}") })
         };
         let tracks = value["tracks"].as_array().context("a recording without `tracks`")?;
+        let gaps = value["gaps"].as_array().context("a recording without `gaps`")?;
         Ok(Self {
             id: text("id")?,
             state: text("state")?,
@@ -98,7 +108,7 @@ impl Recording {
             duration_seconds: value["duration_seconds"].as_f64().context("a recording without `duration_seconds`")?,
             caller: party("caller").unwrap_or_default(),
             callee: party("callee").unwrap_or_default(),
-            gaps: value["gaps"].as_array().context("a recording without `gaps`")?.len(),
+            gaps: gaps.iter().map(Gap::parse).collect::<Result<_>>()?,
             tracks: tracks.iter().map(Track::parse).collect::<Result<_>>()?,
         })
     }
@@ -111,6 +121,17 @@ impl Recording {
         let names: BTreeSet<&str> =
             self.tracks.iter().flat_map(|track| &track.streams).map(|stream| stream.codec.as_str()).collect();
         names.into_iter().collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Gap {
+    fn parse(value: &Value) -> Result<Self> {
+        let text = |name: &str| value[name].as_str().with_context(|| format!("a gap without `{name}`: {value}"));
+        Ok(Self {
+            from: time::parse(text("from")?)?,
+            to: value["to"].as_str().map(time::parse).transpose()?,
+            reason: text("reason")?.to_owned(),
+        })
     }
 }
 
@@ -176,7 +197,7 @@ pub(crate) fn check_whole(recordings: &[Recording], reference: &Reference, check
     for recording in recordings {
         let who = format!("{} → {} ({})", recording.caller, recording.callee, recording.id);
         checks.expect(recording.state == "complete", || format!("{who}: state {}", recording.state));
-        checks.expect(recording.gaps == 0, || format!("{who}: {} gaps", recording.gaps));
+        checks.expect(recording.gaps.is_empty(), || format!("{who}: {} gaps", recording.gaps.len()));
         let sides: Vec<&str> = recording.tracks.iter().map(|track| track.side.as_str()).collect();
         checks.expect(sides.len() == 2 && sides.contains(&"near") && sides.contains(&"far"), || {
             format!("{who}: tracks {sides:?} instead of near and far")
@@ -430,7 +451,7 @@ mod tests {
             duration_seconds: 0.02,
             caller: String::new(),
             callee: String::new(),
-            gaps: 0,
+            gaps: Vec::new(),
             tracks,
         };
         let failures = |tracks| {

@@ -1,12 +1,12 @@
 //! `cargo xtask test`: all tests, in stages, cheapest first, each with its time; a summary that counts; and how to run a
 //! failed stage alone.
 
+use crate::check;
 use crate::e2e;
 use crate::product;
 use crate::report::Checks;
 use crate::setup::{self, Purpose};
 use crate::workspace::Workspace;
-use crate::{check, e2e::Scenario};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use sidetone_testkit::interrupt;
@@ -22,9 +22,8 @@ pub(crate) struct Options {
     /// Run this stage alone; may be given several times.
     #[arg(long, value_name = "STAGE")]
     stage: Vec<Stage>,
-    /// Of the stage e2e run this scenario alone; may be given several times.
-    #[arg(long, value_name = "SCENARIO")]
-    scenario: Vec<Scenario>,
+    #[command(flatten)]
+    e2e: e2e::Options,
     /// Do not ask before installing what is missing.
     #[arg(long)]
     yes: bool,
@@ -109,7 +108,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode> 
     } else {
         options.stage.clone()
     };
-    if !options.scenario.is_empty() && !stages.contains(&Stage::E2e) {
+    if !options.e2e.scenario.is_empty() && !stages.contains(&Stage::E2e) {
         bail!("--scenario belongs to --stage e2e");
     }
     let purposes: &[Purpose] = if options.fast { &[Purpose::Build] } else { &Purpose::ALL };
@@ -155,10 +154,7 @@ fn run_stage(workspace: &Workspace, stage: Stage, options: &Options) -> Result<O
             }
             counts
         }
-        Stage::E2e => {
-            let scenarios = if options.scenario.is_empty() { &Scenario::ALL[..] } else { &options.scenario };
-            (&e2e::run(workspace, scenarios)?).into()
-        }
+        Stage::E2e => (&e2e::run(workspace, &options.e2e)?).into(),
         Stage::Corpus => match workspace.corpus() {
             None => return Ok(Outcome::Skipped("there is no corpus; SIDETONE_CORPUS may name one")),
             Some(corpus) => (&e2e::corpus::run(workspace, &corpus)?).into(),

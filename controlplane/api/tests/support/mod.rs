@@ -5,13 +5,14 @@
 pub(crate) mod sample;
 
 use serde_json::Value;
-use sidetone_api::{Api, ApiConfig, CapturePort, Event, EventBus, Live, Status};
+use sidetone_api::{Api, ApiConfig, CapturePort, Event, EventBus, Live, Status, VolumeStatus};
 use sidetone_log::{ChunkCodec, ChunkHeader, ChunkPayload, Fact};
 use sidetone_model::{CaptureTime, NodeName, Recording, RecordingState, Tick, TrackId};
-use sidetone_store::{Store, StoreOptions, StoreWriter};
+use sidetone_store::{Keeper, Store, StoreHandle, StoreOptions, StoreWriter, VolumeState};
 use std::f64::consts::TAU;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -27,6 +28,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct Told {
     pub(crate) calls: Mutex<Vec<Arc<Recording>>>,
     pub(crate) reasons: Mutex<Vec<String>>,
+    pub(crate) warnings: Mutex<Vec<String>>,
+    pub(crate) volumes: Mutex<Vec<VolumeStatus>>,
+}
+
+pub(crate) fn volume(number: u8, directory: &str, state: VolumeState, free_bytes: u64) -> VolumeStatus {
+    VolumeStatus { volume: number, directory: directory.into(), state, free_bytes, total_bytes: 4_000_787_030_016 }
 }
 
 impl Live for Told {
@@ -42,6 +49,8 @@ impl Live for Told {
             started_at: CaptureTime::from_seconds_nanos(1_790_000_000, 0),
             ready: reasons.is_empty(),
             reasons,
+            warnings: self.warnings.lock().unwrap().clone(),
+            volumes: self.volumes.lock().unwrap().clone(),
             ports: vec![CapturePort {
                 interface: "mirror0".into(),
                 mode: "af_xdp native".into(),
@@ -58,10 +67,12 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) told: Arc<Told>,
     pub(crate) events: EventBus,
-    pub(crate) writer: Mutex<StoreWriter>,
+    pub(crate) store: StoreHandle,
+    pub(crate) directory: tempfile::TempDir,
+    /// Writes and keeps the store, until it is told to end.
+    storage: Option<(Arc<AtomicBool>, std::thread::JoinHandle<()>)>,
     stop: Option<oneshot::Sender<()>>,
     runtime: Option<tokio::runtime::Runtime>,
-    _directory: tempfile::TempDir,
 }
 
 impl Server {
@@ -73,22 +84,31 @@ impl Server {
     pub(crate) fn start_at(listen: SocketAddr, recordings: &[Recording]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path(), &StoreOptions::new(NodeName("test".into()))).unwrap();
-        let (mut writer, reader) = store.split();
+        let (mut writer, mut keeper, _reader, store) = store.split();
         for recording in recordings {
             append(&mut writer, recording);
         }
         writer.flush().unwrap();
+        while keeper.step() {}
+        let storage = Some(keep(writer, keeper));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (told, events) = (Arc::new(Told::default()), EventBus::new());
         let live: Arc<dyn Live> = Arc::clone(&told) as Arc<dyn Live>;
         let api = runtime
-            .block_on(Api::bind(ApiConfig { listen }, reader, live, events.clone(), prometheus::Registry::new()))
+            .block_on(Api::bind(ApiConfig { listen }, store.clone(), live, events.clone(), prometheus::Registry::new()))
             .unwrap();
         let address = api.local_address();
         let (stop, stopped) = oneshot::channel::<()>();
         runtime.spawn(api.serve(async move { drop(stopped.await) }));
-        let writer = Mutex::new(writer);
-        Self { address, told, events, writer, stop: Some(stop), runtime: Some(runtime), _directory: directory }
+        Self { address, told, events, store, directory, storage, stop: Some(stop), runtime: Some(runtime) }
+    }
+
+    /// Nobody writes the store any more.
+    pub(crate) fn stop_storage(&mut self) {
+        if let Some((stop, thread)) = self.storage.take() {
+            stop.store(true, Ordering::Relaxed);
+            thread.join().unwrap();
+        }
     }
 
     /// Asks the server to stop; what is in progress goes on for its grace.
@@ -130,6 +150,20 @@ impl Server {
         Answer::parse(&self.send(text.as_bytes()), method)
     }
 
+    /// A change with a JSON body.
+    pub(crate) fn patch(&self, target: &str, body: &str) -> Answer {
+        self.patch_as(target, "application/json", body)
+    }
+
+    pub(crate) fn patch_as(&self, target: &str, content_type: &str, body: &str) -> Answer {
+        let length = body.len();
+        let text = format!(
+            "PATCH {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: {content_type}\r\n\
+             content-length: {length}\r\n\r\n{body}"
+        );
+        Answer::parse(&self.send(text.as_bytes()), "PATCH")
+    }
+
     pub(crate) fn get(&self, target: &str) -> Answer {
         self.request("GET", target, &[])
     }
@@ -140,7 +174,22 @@ impl Drop for Server {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_timeout(Duration::from_secs(5));
         }
+        self.stop_storage();
     }
+}
+
+/// What the engine's threads do: flushes, and everything behind them.
+fn keep(mut writer: StoreWriter, mut keeper: Keeper) -> (Arc<AtomicBool>, std::thread::JoinHandle<()>) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopping = Arc::clone(&stop);
+    let thread = std::thread::spawn(move || {
+        while !stopping.load(Ordering::Relaxed) {
+            writer.flush().unwrap();
+            keeper.step();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    });
+    (stop, thread)
 }
 
 pub(crate) struct Answer {
@@ -236,7 +285,7 @@ pub(crate) fn append(writer: &mut StoreWriter, recording: &Recording) {
         }
     }
     let resume = (recording.state == RecordingState::Active).then_some(Value::Null);
-    writer.append_fact(&Fact::Recording { recording: Arc::new(recording.clone()), resume }).unwrap();
+    writer.append_fact(Fact::Recording { recording: Arc::new(recording.clone()), resume }).unwrap();
 }
 
 /// The same call while it goes on.

@@ -49,6 +49,8 @@ pub(crate) fn recording(number: u64) -> Recording {
     };
     Recording {
         schema: SCHEMA_VERSION,
+        annotations: Default::default(),
+        proof: None,
         id: RecordingId::derive(Seed([7; 16]), at(0), &call_id),
         node: NodeName("test".into()),
         conversation_id: ConversationId::derive(Seed([7; 16]), at(0), &call_id),

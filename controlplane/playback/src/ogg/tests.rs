@@ -11,7 +11,7 @@ fn checksum_is_that_of_ogg() {
 #[test]
 fn a_page_breaks_where_its_lengths_are_full() {
     let mut out = Vec::new();
-    let mut pager = Pager::new(7, 2, 0);
+    let mut pager = Pager::new(7, 2, Tick(0), 0);
     // Each packet takes 11 lengths (2550 = 10 · 255, and a zero): 23 packets a page.
     let packet = vec![0x55; 2550];
     for _ in 0..50 {
@@ -28,13 +28,24 @@ fn a_page_breaks_where_its_lengths_are_full() {
 
 #[test]
 fn pages_of_equal_packets_have_the_length_foretold() {
-    for packets in 1..=PACKETS_PER_PAGE {
+    for packets in 1..=PAGE_TICKS {
         let mut out = Vec::new();
-        let mut pager = Pager::new(7, 2, 0);
+        let mut pager = Pager::new(7, 2, Tick(0), 0);
         (0..packets).for_each(|_| pager.push(&[1; 60], &mut out));
         pager.flush(false, &mut out);
-        assert_eq!(out.len() as u64, page_bytes(packets, 60));
+        assert_eq!(out.len() as u64, PAGE_HEADER_BYTES as u64 + packets * 61);
     }
+}
+
+#[test]
+fn pages_end_with_the_seconds_of_the_epoch() {
+    let mut out = Vec::new();
+    let mut pager = Pager::new(7, 2, Tick(1030), 0);
+    (0..100).for_each(|_| pager.push(&[1; 60], &mut out));
+    pager.flush(true, &mut out);
+    let pages = pages(&out);
+    assert_eq!(pages.iter().map(|page| page.packets).collect::<Vec<_>>(), [20, 50, 30]);
+    assert_eq!(pages.iter().map(|page| page.granule).collect::<Vec<_>>(), [20 * 960, 70 * 960, 100 * 960]);
 }
 
 struct FoundPage {

@@ -1,4 +1,6 @@
 use super::*;
+use crate::grid::BLOCK_TICKS;
+use crate::opus_packet::{SILENT_PACKET, push_self_delimited};
 use crate::testing::{FIRST_TICK, MemorySource, babble, document, encode, signal_to_noise_db, tone};
 use proptest::prelude::*;
 use sidetone_model::TrackId;
@@ -200,13 +202,13 @@ fn a_running_call_ends_where_all_its_tracks_are_durable() {
     let mut document = document();
     document.state = RecordingState::Active;
     let rendition = source.open(&document, Format::Opus, Channels::Dual).unwrap();
-    assert_eq!(rendition.ticks, 460);
+    assert_eq!(rendition.grid.ticks, 460);
     document.state = RecordingState::Complete;
-    assert_eq!(source.open(&document, Format::Opus, Channels::Dual).unwrap().ticks, 500);
+    assert_eq!(source.open(&document, Format::Opus, Channels::Dual).unwrap().grid.ticks, 500);
     // A track that has been silent for longer holds nothing back.
     document.state = RecordingState::Active;
     source.store(NEAR, Tick(FIRST_TICK.0 + 500), &encode(&tone(440.0, 10.0), |_| true));
-    assert_eq!(source.open(&document, Format::Opus, Channels::Dual).unwrap().ticks, 1000);
+    assert_eq!(source.open(&document, Format::Opus, Channels::Dual).unwrap().grid.ticks, 1000);
 }
 
 #[test]
@@ -225,9 +227,12 @@ fn audio_that_arrives_in_the_middle_of_an_open_file_is_noticed() {
 fn a_damaged_chunk_is_silent_in_its_place_and_told() {
     let source = MemorySource::default();
     source.store(NEAR, FIRST_TICK, &encode(&tone(440.0, 5.0), |_| true));
-    source.0.lock().unwrap().get_mut(&NEAR).unwrap()[2].broken = true;
+    source.damage(NEAR, 2);
     let rendition = source.open(&document(), Format::Opus, Channels::Near).unwrap();
-    assert!(rendition.damage().unwrap().contains("damaged"), "{:?}", rendition.damage());
+    let lost: Vec<&Lost> = rendition.lost().collect();
+    assert_eq!(lost.len(), 1);
+    assert_eq!((lost[0].track, lost[0].ticks.clone()), (NEAR, Tick(FIRST_TICK.0 + 100)..Tick(FIRST_TICK.0 + 150)));
+    assert!(lost[0].reason.contains("damaged"), "{lost:?}");
     let samples = wav_samples(&source.file(&document(), Format::Wav, Channels::Near));
     assert_eq!(samples.len(), 40_000 - PRE_SKIP);
     let loud = |range: Range<usize>| samples[range].iter().any(|&sample| sample > 5000);
@@ -240,13 +245,145 @@ fn packets_that_are_no_opus_of_20_ms_are_silent_and_told() {
     let mut packets = encode(&tone(440.0, 2.0), |_| true);
     packets[10] = vec![0x18; 30]; // 60 ms
     packets[20] = vec![0x03]; // malformed
+    packets[30] = [&[0x0b, 0x41][..], &[255; 250], &[0; 40_000]].concat(); // all padding
     source.store(NEAR, FIRST_TICK, &packets);
-    let rendition = source.open(&document(), Format::Opus, Channels::Near).unwrap();
-    assert!(rendition.damage().unwrap().contains("no 20 ms of Opus"));
+    source.seal(&document(), Tick(u64::MAX));
     let file = source.file(&document(), Format::Opus, Channels::Near);
-    packets[10] = SILENT_PACKET.to_vec();
-    packets[20] = SILENT_PACKET.to_vec();
+    let mut rendition = source.open(&document(), Format::Opus, Channels::Near).unwrap();
+    rendition.read(0..rendition.len(), &mut Vec::new()).unwrap();
+    let lost: Vec<u64> = rendition.lost().map(|lost| lost.ticks.start.0 - FIRST_TICK.0).collect();
+    assert_eq!(lost, [10, 20, 30]);
+    assert!(rendition.lost().all(|lost| lost.reason.contains("no 20 ms of Opus")));
+    for at in lost {
+        packets[at as usize] = SILENT_PACKET.to_vec();
+    }
     assert_eq!(audio_packets(&file), packets);
+}
+
+/// Opens and reads as much as a player does to show the length, and to begin in the middle; the bytes of chunks read.
+fn costs(source: &MemorySource, channels: Channels) -> (u64, u64) {
+    let (head, mut rendition) = source.reads(|| source.open(&document(), Format::Opus, channels).unwrap());
+    let middle = rendition.len() / 2;
+    let (seek, ()) = source.reads(|| rendition.read(middle..middle + 1000, &mut Vec::new()).unwrap());
+    (head, seek)
+}
+
+#[test]
+fn a_sealed_file_is_the_same_as_before_and_is_opened_without_its_audio() {
+    let source = conversation(61.0);
+    let files = |source: &MemorySource| -> Vec<(String, Vec<u8>)> {
+        let file = |(format, channels)| {
+            let etag = source.open(&document(), format, channels).unwrap().etag().to_owned();
+            (etag, source.file(&document(), format, channels))
+        };
+        every_kind().map(file).collect()
+    };
+    let before = files(&source);
+    let whole: u64 = source.0.lock().unwrap().chunks.iter().map(|chunk| chunk.record.bytes().len() as u64).sum();
+    // Chunks that lie across two blocks are read for both.
+    assert!((whole..whole * 5 / 4).contains(&costs(&source, Channels::Dual).0));
+    source.seal(&document(), Tick(u64::MAX));
+    assert!(files(&source) == before, "sealing changes no byte and no tag");
+    for channels in [Channels::Dual, Channels::Near, Channels::Far, Channels::Caller, Channels::Callee] {
+        let (head, seek) = costs(&source, channels);
+        assert_eq!(head, 0, "{channels}");
+        // A block of 10 s, and the chunks at its ends.
+        assert!(seek > 0 && seek < whole / 4, "{channels}: {seek} of {whole} bytes");
+    }
+}
+
+#[test]
+fn of_a_recording_in_several_runs_only_the_seams_are_read_to_open_it() {
+    let source = conversation(180.0);
+    let before = source.file(&document(), Format::Opus, Channels::Dual);
+    let second = |second: u64| Tick(FIRST_TICK.0 + 50 * second);
+    // A callee's chunk begins in the middle of a caller's: the runs overlap.
+    for until in [60, 120] {
+        source.seal(&document(), second(until));
+    }
+    let whole: u64 = source.0.lock().unwrap().chunks.iter().map(|chunk| chunk.record.bytes().len() as u64).sum();
+    let (running, _) = costs(&source, Channels::Dual);
+    assert!(running > whole / 3 && running < whole / 2, "{running} of {whole} bytes: what is not sealed, and a seam");
+    source.seal(&document(), Tick(u64::MAX));
+    let (head, _) = costs(&source, Channels::Dual);
+    assert!(head > 0 && head < whole / 6, "{head} of {whole} bytes: two seams of 10 s");
+    assert!(source.file(&document(), Format::Opus, Channels::Dual) == before);
+}
+
+#[test]
+fn what_is_damaged_after_sealing_is_silent_in_a_file_of_the_same_length() {
+    let source = conversation(47.0);
+    source.seal(&document(), Tick(u64::MAX));
+    for channels in [Channels::Dual, Channels::Near, Channels::Far] {
+        let whole = source.file(&document(), Format::Opus, channels);
+        let etag = source.open(&document(), Format::Opus, channels).unwrap().etag().to_owned();
+        let damaged = MemorySource(Arc::clone(&source.0));
+        for number in [3, 4, 17] {
+            damaged.damage(NEAR, number);
+            damaged.damage(FAR, number);
+        }
+        let mut rendition = damaged.open(&document(), Format::Opus, channels).unwrap();
+        assert_eq!((rendition.len(), rendition.etag()), (whole.len() as u64, etag.as_str()));
+        assert_eq!(rendition.lost().count(), 0, "nobody has looked yet");
+        let mut file = Vec::new();
+        write_to(&mut rendition, &mut file).unwrap();
+        let tracks = if channels == Channels::Dual { 2 } else { 1 };
+        assert_eq!(rendition.lost().count(), 3 * tracks);
+        assert_eq!(file.len(), whole.len());
+        let (packets, expected) = (audio_packets(&file), audio_packets(&whole));
+        assert_eq!(packets.len(), expected.len());
+        let is_lost = |tick: u64| {
+            let at = FIRST_TICK.0 + tick;
+            rendition.lost().any(|lost| (lost.ticks.start.0..lost.ticks.end.0).contains(&at))
+        };
+        for (tick, (packet, expected)) in packets.iter().zip(&expected).enumerate() {
+            assert!(is_lost(tick as u64) || packet == expected, "{channels}: step {tick} is another");
+        }
+        // Silent, and what plays on the other side goes on.
+        if tracks == 1 {
+            let samples = decode_at_once(&packets);
+            let lost: Vec<usize> = (0..packets.len()).filter(|&tick| is_lost(tick as u64)).collect();
+            for &tick in lost.iter().filter(|&&tick| is_lost(tick as u64 - 2)) {
+                let loudest = samples[tick * 160..(tick + 1) * 160].iter().map(|sample| sample.abs()).max();
+                assert!(loudest <= Some(1), "{channels}: step {tick} sounds with {loudest:?}");
+            }
+        }
+        let mut stored = source.0.lock().unwrap();
+        stored.chunks.iter_mut().for_each(|chunk| chunk.broken = false);
+    }
+}
+
+#[test]
+fn a_table_that_lies_is_noticed() {
+    let source = conversation(25.0);
+    source.seal(&document(), Tick(u64::MAX));
+    source.spoil_tables();
+    let mut rendition = source.open(&document(), Format::Opus, Channels::Dual).unwrap();
+    let whole = 0..rendition.len();
+    assert!(matches!(rendition.read(whole, &mut Vec::new()), Err(PlaybackError::Changed { .. })));
+}
+
+#[test]
+fn seeking_reads_the_blocks_asked_for_and_nothing_else() {
+    let source = conversation(120.0);
+    source.seal(&document(), Tick(u64::MAX));
+    for (format, channels) in every_kind() {
+        let mut rendition = source.open(&document(), format, channels).unwrap();
+        let block = rendition.grid.blocks() / 2;
+        let steps = rendition.grid.block_since_epoch(block);
+        let range = rendition.block_offset(block)..rendition.block_offset(block + 1);
+        let (read, ()) = source.reads(|| rendition.read(range, &mut Vec::new()).unwrap());
+        // Decoding is primed with the second before, and a mix has its second before primed, too.
+        let earliest = steps.start.0 - 2 * 50;
+        let stored = source.0.lock().unwrap();
+        let needed = stored.chunks.iter().filter(|chunk| {
+            let header = chunk.record.header();
+            header.first_tick.0 <= steps.end.0 && header.first_tick.0 + u64::from(header.ticks) > earliest
+        });
+        let needed: u64 = needed.map(|chunk| chunk.record.bytes().len() as u64).sum();
+        assert!(read > 0 && read <= needed, "{format} {channels}: {read} of {needed}");
+        assert_eq!(steps.end.0 - steps.start.0, BLOCK_TICKS);
+    }
 }
 
 #[test]

@@ -3,8 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses its part")]
 
 use sidetone_calls::{
-    Command, FinishAll, FlowRef, MeasuredTrack, NotRecordedReason, StreamFormat, StreamGone, StreamSighting,
-    TrackReport, Tracker, TrackerConfig,
+    Command, FinishAll, FlowRef, MeasuredTrack, NotRecordedReason, StoredAudio, StreamFormat, StreamGone,
+    StreamSighting, TrackReport, Tracker, TrackerConfig,
 };
 use sidetone_model::{
     CaptureTime, Domain, EndReason, Losses, NodeName, Recording, RecordingId, RecordingState, Seed, Stream, StreamKey,
@@ -155,6 +155,12 @@ impl World {
         slot
     }
 
+    pub fn room(&mut self, has_room: bool) {
+        let mut out = Vec::new();
+        self.tracker.on_room(has_room, &mut out);
+        self.obey(out);
+    }
+
     pub fn sight(&mut self, slot: u32) {
         let Some((sighting, _)) = self.streams.get(&slot).copied() else { return };
         let mut out = Vec::new();
@@ -261,6 +267,11 @@ impl World {
         let mut out = Vec::new();
         self.tracker.suspend(self.now, &mut out);
         self.obey(out);
+        self.kill(config, down, &[]);
+    }
+
+    /// The process is killed and starts again: it knows what was saved, and what the store holds of each recording.
+    pub fn kill(&mut self, config: TrackerConfig, down: Duration, stored: &[StoredAudio]) {
         self.now = self.now.saturating_add(down);
         self.tracker = Tracker::new(config);
         self.tracks.clear();
@@ -274,7 +285,7 @@ impl World {
             let mut out = Vec::new();
             let document: Recording = serde_json::from_str(&text).unwrap();
             let resume = serde_json::from_str(&resume).unwrap();
-            self.tracker.restore(&document, &resume, self.now, &mut out).unwrap();
+            self.tracker.restore(&document, &resume, stored, self.now, &mut out).unwrap();
             self.obey(out);
         }
     }

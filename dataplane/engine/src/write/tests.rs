@@ -1,0 +1,292 @@
+//! The writer on a store whose disk fails on demand.
+
+use super::*;
+use crate::keep::{self, Room};
+use crate::message::EngineEvent;
+use crate::ring::{MessageHeader, MessageProducer, message_ring};
+use rtrb::RingBuffer;
+use sidetone_catalog::{Catalog, MemoryCatalog};
+use sidetone_log::ChunkCodec;
+use sidetone_log::simulation::SimulatedDisk;
+use sidetone_model::{ConversationId, Losses, NodeName, Side, Tick, TrackKind};
+use sidetone_store::{JournalConfig, Keeper, Store, StoreOptions, StoreReader, VolumeState};
+use std::path::Path;
+use std::sync::Mutex;
+
+const HOME: &str = "/home";
+const OTHER: &str = "/other";
+/// A cut.
+const CUT: u64 = 35 * 2_571_428_600;
+
+/// The writer thread and the keeper thread, stepped in turn.
+struct Desk {
+    disk: SimulatedDisk,
+    writer: Writer,
+    keeper: Keeper,
+    reader: Arc<StoreReader>,
+    room: Arc<Room>,
+    facts: rtrb::Producer<Fact>,
+    payloads: MessageProducer,
+    headers: rtrb::Producer<ChunkHeader>,
+    losses: rtrb::Consumer<WriterLoss>,
+    counters: Arc<WriterCounters>,
+    events: Arc<Mutex<Vec<EngineEvent>>>,
+    now: CaptureTime,
+}
+
+impl Desk {
+    fn new(seed: u64) -> Self {
+        let disk = SimulatedDisk::new(seed);
+        for volume in [HOME, OTHER] {
+            disk.mount(Path::new(volume));
+            disk.set_delay(Path::new(volume), 3);
+        }
+        let mut options = StoreOptions::new(NodeName("test".into()));
+        options.volumes = vec!["/other/volume".into()];
+        options.journal = JournalConfig { file_bytes: 8 << 20, buffer_bytes: 2 << 20, ..JournalConfig::default() };
+        let catalog: Arc<dyn Catalog> = Arc::new(MemoryCatalog::new());
+        let open_catalog = |_: &Path| Ok(Arc::clone(&catalog));
+        let store = Store::open_on(disk.process(), &open_catalog, Path::new("/home/store"), &options).unwrap();
+        let (store, mut keeper, reader, _) = store.split();
+        let (facts, facts_out) = RingBuffer::new(1024);
+        let (payloads, payloads_out) = message_ring(1 << 20);
+        let (headers, headers_out) = RingBuffer::new(1024);
+        let (losses_in, losses) = RingBuffer::new(4);
+        let rings = WriterRings { facts: facts_out, chunks: vec![(payloads_out, headers_out)], losses: losses_in };
+        let counters = Arc::new(WriterCounters::default());
+        let writer = Writer::new(store, rings, counters.clone(), FlushPlan::new(Duration::from_secs(1)));
+        let (room, events): (Arc<Room>, Arc<Mutex<Vec<EngineEvent>>>) = Default::default();
+        let heard = events.clone();
+        let sink: crate::message::EventSink = Arc::new(move |event| heard.lock().unwrap().push(event));
+        keep::watch(&mut keeper, &reader, &room, &sink).unwrap();
+        let now = Tick(CUT).start();
+        Self { disk, writer, keeper, reader, room, facts, payloads, headers, losses, counters, events, now }
+    }
+
+    /// Time goes on.
+    fn pass(&mut self, milliseconds: u64) {
+        for _ in 0..milliseconds / 5 {
+            self.now = self.now.saturating_add(Duration::from_millis(5));
+            self.disk.advance_clock(5_000_000);
+            self.writer.step(self.now);
+            while self.keeper.step() {}
+        }
+    }
+
+    fn chunk(&mut self, recording: RecordingId, track: u8, first_tick: u64, ticks: u16) {
+        let header = ChunkHeader {
+            recording,
+            track: TrackId(track),
+            first_tick: Tick(first_tick),
+            ticks,
+            packets: ticks,
+            codec: ChunkCodec::OpusNarrowband,
+            key_id: [0; 16],
+            nonce: [0; 12],
+            tag: [0; 16],
+        };
+        let payload: Vec<u8> = (0..ticks).flat_map(|tick| [4, 0, 1, 2, 3, tick as u8]).collect();
+        assert!(self.payloads.push(MessageHeader::default(), &payload));
+        self.headers.push(header).unwrap();
+    }
+
+    fn save(&mut self, recording: Recording) {
+        self.facts.push(Fact::Recording { recording: Arc::new(recording), resume: None }).unwrap();
+    }
+
+    fn completed(&self) -> Vec<Arc<Recording>> {
+        let is_over = |event: &EngineEvent| match event {
+            EngineEvent::RecordingCompleted(recording) => Some(recording.clone()),
+            _ => None,
+        };
+        self.events.lock().unwrap().iter().filter_map(is_over).collect()
+    }
+
+    /// Packets in the chunks that the store has.
+    fn stored_packets(&self, recording: RecordingId, track: u8) -> u64 {
+        let all = Tick(0)..Tick(u64::MAX);
+        let chunks = self.reader.chunk_locations(recording, TrackId(track), all).unwrap();
+        chunks.iter().map(|chunk| u64::from(chunk.packets)).sum()
+    }
+}
+
+fn id(number: u8) -> RecordingId {
+    let mut bytes = [0; 16];
+    bytes[0] = number;
+    RecordingId(uuid::Uuid::from_bytes(bytes))
+}
+
+fn recording(number: u8, state: RecordingState) -> Recording {
+    let track = |track| Track {
+        id: TrackId(track),
+        party: None,
+        side: Side::Far,
+        kind: TrackKind::Audio,
+        encrypted: false,
+        decodable: true,
+        start_offset_seconds: 0.0,
+        duration_seconds: 1.0,
+        concealed_seconds: 0.0,
+        losses: Losses::default(),
+        streams: Vec::new(),
+    };
+    Recording {
+        schema: 1,
+        annotations: Default::default(),
+        proof: None,
+        id: id(number),
+        node: NodeName("test".into()),
+        conversation_id: ConversationId(Default::default()),
+        state,
+        started_at: Tick(CUT).start(),
+        answered_at: None,
+        ended_at: None,
+        duration_seconds: 1.0,
+        end_reason: None,
+        users: Vec::new(),
+        gaps: Vec::new(),
+        pauses: Vec::new(),
+        legs: Vec::new(),
+        parties: Vec::new(),
+        tracks: vec![track(0), track(1)],
+    }
+}
+
+#[test]
+fn audio_is_durable_within_the_interval_by_one_flush_a_cut() {
+    let mut desk = Desk::new(1);
+    const CALLS: u8 = 20;
+    const CUTS: u64 = 30;
+    for call in 0..CALLS {
+        desk.save(recording(call, RecordingState::Active));
+    }
+    desk.pass(900);
+    for cut in 0..CUTS {
+        let first = CUT + cut * 35;
+        for call in 0..CALLS {
+            // Each sealed some ms after the look-back, as encoders get round to it.
+            desk.chunk(id(call), 0, first, 35);
+            desk.chunk(id(call), 1, first + u64::from(call % 3), 35 - u16::from(call % 3));
+            if call % 10 == 9 {
+                desk.pass(10);
+            }
+        }
+        desk.pass(700 - u64::from(CALLS));
+    }
+    let flushes = desk.counters.flushes.get();
+    assert!((CUTS..=CUTS + 2).contains(&flushes), "{flushes} flushes for {CUTS} cuts");
+    let (chunks, late) = (desk.counters.durable_after.count(), desk.counters.durable_after.up_to());
+    assert_eq!(chunks, CUTS * u64::from(CALLS) * 2);
+    let within = late.filter(|(bound_ms, _)| *bound_ms == 1000).map(|(_, count)| count).next();
+    assert_eq!(within, Some(chunks), "durable within a second");
+    for call in 0..CALLS {
+        desk.save(recording(call, RecordingState::Complete));
+    }
+    desk.pass(1000);
+    let completed = desk.completed();
+    assert_eq!(completed.len(), usize::from(CALLS));
+    assert!(completed.iter().all(|recording| recording.state == RecordingState::Complete));
+    assert_eq!(desk.stored_packets(id(3), 0), CUTS * 35);
+    assert_eq!((desk.counters.errors.get(), desk.counters.lost_packets.get()), (0, 0));
+}
+
+#[test]
+fn nothing_is_lost_while_another_volume_takes_it() {
+    let mut desk = Desk::new(2);
+    for call in 0..8 {
+        desk.save(recording(call, RecordingState::Active));
+        desk.chunk(id(call), 0, CUT, 35);
+    }
+    desk.pass(700);
+    for (volume, other) in [(HOME, OTHER), (OTHER, HOME)] {
+        desk.disk.set_down(Path::new(volume), true);
+        for round in 0..4 {
+            for call in 0..8 {
+                desk.chunk(id(call), 1, desk.now.tick().0 / 35 * 35, 35);
+            }
+            desk.pass(700);
+            assert!(!desk.counters.is_failing(), "round {round}: {other} takes everything");
+        }
+        assert!(desk.room.troubled().iter().any(|(_, state)| *state == VolumeState::Failed));
+        assert!(desk.room.takes_new());
+        desk.disk.set_down(Path::new(volume), false);
+        desk.pass(5000);
+        assert_eq!(desk.room.troubled(), [], "{volume} is back");
+    }
+    for call in 0..8 {
+        desk.save(recording(call, RecordingState::Complete));
+    }
+    desk.pass(1000);
+    assert_eq!(desk.completed().len(), 8);
+    assert!(desk.completed().iter().all(|recording| recording.state == RecordingState::Complete));
+    for call in 0..8 {
+        assert_eq!((desk.stored_packets(id(call), 0), desk.stored_packets(id(call), 1)), (35, 8 * 35));
+    }
+    assert_eq!((desk.counters.errors.get(), desk.counters.lost_packets.get()), (0, 0));
+}
+
+#[test]
+fn what_no_volume_takes_is_told_to_the_packet_by_the_recording_that_lost_it() {
+    let mut desk = Desk::new(3);
+    for call in 0..4 {
+        desk.save(recording(call, RecordingState::Active));
+        desk.chunk(id(call), 0, CUT, 35);
+    }
+    desk.pass(700);
+    for volume in [HOME, OTHER] {
+        desk.disk.set_down(Path::new(volume), true);
+    }
+    let mut offered = [0u64; 4];
+    for round in 0..10u64 {
+        for call in 0..4u8 {
+            let ticks = 30 - u16::from(call);
+            desk.chunk(id(call), 1, CUT + 100 + round * 35, ticks);
+            offered[usize::from(call)] += u64::from(ticks);
+        }
+        if round == 5 {
+            desk.save(recording(1, RecordingState::Complete));
+        }
+        desk.pass(700);
+    }
+    assert!(desk.counters.is_failing() && !desk.room.takes_new());
+    assert!(desk.completed().is_empty(), "what is not durable is not told");
+    for volume in [HOME, OTHER] {
+        desk.disk.set_down(Path::new(volume), false);
+    }
+    desk.pass(8000);
+    assert!(!desk.counters.is_failing() && desk.room.takes_new());
+    for call in [0, 2, 3] {
+        desk.save(recording(call, RecordingState::Complete));
+    }
+    desk.pass(2000);
+    let completed = desk.completed();
+    assert_eq!(completed.len(), 4);
+    let mut told = 0;
+    for recording in completed {
+        let call = recording.id.0.as_bytes()[0];
+        let lost = recording.tracks[1].losses.writer;
+        let stored = desk.stored_packets(recording.id, 1);
+        assert!(lost > 0 && recording.state == RecordingState::Incomplete, "{call}: {lost}");
+        if call != 1 {
+            // The second one told its losses in the middle of the fault.
+            assert_eq!(stored + lost, offered[usize::from(call)], "{call}");
+            told += lost;
+        }
+        assert_eq!((recording.tracks[0].losses.writer, desk.stored_packets(recording.id, 0)), (0, 35));
+    }
+    assert!(told > 0 && desk.counters.lost_packets.get() > told);
+    let for_live_view = std::iter::from_fn(|| desk.losses.pop().ok()).count();
+    assert_eq!(for_live_view, 4, "a full ring holds nobody up");
+}
+
+#[test]
+fn a_recording_whose_audio_was_lost_after_its_last_report_is_incomplete() {
+    let mut recording = recording(1, RecordingState::Complete);
+    recording.tracks[1].losses.writer = 20;
+    let lost = |packets| BTreeMap::from([((recording.id, TrackId(1)), packets)]);
+    let corrected = with_losses(&recording, &lost(50)).expect("30 packets more were lost than it tells");
+    assert_eq!((corrected.state, corrected.tracks[1].losses.writer), (RecordingState::Incomplete, 50));
+    assert_eq!(with_losses(&recording, &lost(20)), None);
+    let active = Recording { state: RecordingState::Active, ..recording.clone() };
+    assert_eq!(with_losses(&active, &lost(50)), None, "the call thread still tells it");
+}

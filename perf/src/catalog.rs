@@ -1,0 +1,341 @@
+//! The catalog by size: how fast recordings come in, how many bytes each takes, how long opening and searching take.
+//!
+//! A catalog is filled with recordings of a generated installation (`world`), the last part of them as a running recorder
+//! does it. Then it is compacted and measured, taken out of the page cache, opened, and asked twelve kinds of questions
+//! (`questions`) while recordings keep coming in.
+
+mod plot;
+mod questions;
+mod world;
+
+use anyhow::{Context, Result};
+use questions::{QUESTIONS, question};
+use serde::Serialize;
+use sidetone_catalog::{Catalog, CatalogOptions, Changes, Query, RocksCatalog};
+use sidetone_log::{LogPosition, VolumeNumber};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use world::{Random, World};
+
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    json: bool,
+    /// Sizes to measure, in recordings.
+    #[arg(long, value_delimiter = ',', default_value = "10000,100000")]
+    recordings: Vec<u64>,
+    /// Each question is asked so often.
+    #[arg(long, default_value_t = 200)]
+    samples: usize,
+    /// Recordings that come in per second meanwhile.
+    #[arg(long, default_value_t = 1000)]
+    background: u64,
+    /// Where catalogs are made; they are removed again.
+    #[arg(long)]
+    directory: Option<PathBuf>,
+    /// Leave them there, and of one that is there only measure opening and searching.
+    #[arg(long, requires = "directory")]
+    keep: bool,
+    /// Draw search latency and opening time against the size into this SVG file.
+    #[arg(long)]
+    plot: Option<PathBuf>,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Recordings that come in as in a running recorder, at most.
+const INSERTED_MAX: u64 = 200_000;
+/// Recordings made ready before the clock starts.
+const BURST: u64 = 50_000;
+/// Recordings in one batch.
+const BATCH: u64 = 1000;
+
+#[derive(Serialize)]
+struct Outcome {
+    recordings: u64,
+    /// Absent when the catalog was there already.
+    filling: Option<Filling>,
+    bytes_per_recording: f64,
+    family_bytes_per_recording: Vec<(&'static str, f64)>,
+    /// With nothing of it in the page cache.
+    open_cold_ms: f64,
+    first_search_ms: f64,
+    background_per_second: f64,
+    questions: Vec<Asked>,
+    resident_mib_max: f64,
+}
+
+#[derive(Serialize)]
+struct Filling {
+    /// Recordings per second into a catalog that is made anew, and with putting its tables in order at the end.
+    rebuild_per_second: f64,
+    rebuild_finished_per_second: f64,
+    /// Recordings per second in batches of 1000, into the filled catalog.
+    insert_per_second: f64,
+    /// CPU time of the applying thread for each recording, in microseconds: what it would take on an idle machine.
+    rebuild_cpu_us: f64,
+    insert_cpu_us: f64,
+}
+
+#[derive(Serialize)]
+struct Asked {
+    question: &'static str,
+    p50_ms: f64,
+    p99_ms: f64,
+    max_ms: f64,
+    /// The same of the thread's CPU time, on which other work on the machine has less influence.
+    cpu_p50_ms: f64,
+    cpu_p99_ms: f64,
+    /// Recordings on the first page, on average, and how many pages were cut short by the bound on work.
+    found: f64,
+    short_pages: usize,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut outcomes = Vec::new();
+    for &recordings in &options.recordings {
+        let temporary = match &options.directory {
+            Some(_) if options.keep => None,
+            Some(directory) => Some(tempfile::tempdir_in(directory)),
+            None => Some(tempfile::tempdir()),
+        };
+        let temporary = temporary.transpose().context("no directory for the catalog")?;
+        let directory = temporary.as_ref().map(tempfile::TempDir::path).or(options.directory.as_deref());
+        let directory = directory.context("no directory for the catalog")?;
+        let outcome = measure(options, recordings, &directory.join(format!("catalog-{recordings}")))?;
+        if !options.json {
+            print(&outcome);
+        }
+        outcomes.push(outcome);
+    }
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&outcomes)?);
+    }
+    if let Some(path) = &options.plot {
+        std::fs::write(path, plot::draw(&outcomes)).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn measure(options: &Options, recordings: u64, path: &Path) -> Result<Outcome> {
+    let world = World { seed: options.seed, recordings };
+    let filling = if path.exists() { None } else { Some(fill_both_ways(&world, path)?) };
+    let catalog = RocksCatalog::open(path)?;
+    catalog.compact()?;
+    let held = catalog.statistics()?.recordings;
+    anyhow::ensure!(held >= recordings, "recordings are missing: {held} of {recordings}");
+    let bytes = catalog.table_bytes()?;
+    let per_recording = |bytes: u64| bytes as f64 / held as f64;
+    let total = bytes.iter().map(|(_, bytes)| bytes).sum();
+    drop(catalog);
+
+    forget_cached(path)?;
+    let opening = Instant::now();
+    let catalog = RocksCatalog::open(path)?;
+    let open_cold = opening.elapsed();
+    let searching = Instant::now();
+    catalog.search(&Query::default())?;
+    let first_search = searching.elapsed();
+    let (questions, background_per_second) = ask(options, &world, &catalog, held)?;
+    Ok(Outcome {
+        recordings,
+        filling,
+        bytes_per_recording: per_recording(total),
+        family_bytes_per_recording: bytes.into_iter().map(|(name, bytes)| (name, per_recording(bytes))).collect(),
+        open_cold_ms: open_cold.as_secs_f64() * 1e3,
+        first_search_ms: first_search.as_secs_f64() * 1e3,
+        background_per_second,
+        questions,
+        resident_mib_max: crate::pipeline::peak_resident_kib()? / 1024.0,
+    })
+}
+
+/// Most of it as a rebuild does, the rest as a running recorder.
+fn fill_both_ways(world: &World, path: &Path) -> Result<Filling> {
+    let inserted = INSERTED_MAX.min(world.recordings / 2);
+    let rebuilt = world.recordings - inserted;
+    let catalog = RocksCatalog::create_bulk(path, &CatalogOptions::default())?;
+    let feeding = fill(&catalog, world, 0..rebuilt)?;
+    let finishing = Instant::now();
+    catalog.finish()?;
+    let finished = feeding.wall + finishing.elapsed();
+
+    let catalog = RocksCatalog::open(path)?;
+    let inserting = fill(&catalog, world, rebuilt..world.recordings)?;
+    catalog.persist()?;
+    Ok(Filling {
+        rebuild_per_second: rebuilt as f64 / feeding.wall.as_secs_f64(),
+        rebuild_finished_per_second: rebuilt as f64 / finished.as_secs_f64(),
+        insert_per_second: inserted as f64 / inserting.wall.as_secs_f64(),
+        rebuild_cpu_us: feeding.cpu_ms * 1e3 / rebuilt as f64,
+        insert_cpu_us: inserting.cpu_ms * 1e3 / inserted as f64,
+    })
+}
+
+/// Time on the clock, and CPU time of the thread that waited for it.
+#[derive(Clone, Copy, Default)]
+struct Took {
+    wall: Duration,
+    cpu_ms: f64,
+}
+
+/// Applies these recordings, and tells how long that took without making them ready.
+fn fill(catalog: &RocksCatalog, world: &World, numbers: std::ops::Range<u64>) -> Result<Took> {
+    let mut took = Took::default();
+    let mut next = numbers.start;
+    while next < numbers.end {
+        let end = numbers.end.min(next + BURST);
+        let batches: Vec<Changes> =
+            (next..end).step_by(BATCH as usize).map(|first| changes(world, first..end.min(first + BATCH))).collect();
+        let (started, cpu_started) = (Instant::now(), thread_cpu_ms());
+        for (batch, first) in batches.iter().zip((next..).step_by(BATCH as usize)) {
+            catalog.apply(batch, &[applied(first + BATCH)])?;
+        }
+        took.wall += started.elapsed();
+        took.cpu_ms += thread_cpu_ms() - cpu_started;
+        next = end;
+    }
+    Ok(took)
+}
+
+fn changes(world: &World, numbers: std::ops::Range<u64>) -> Changes {
+    let mut changes = Changes::default();
+    numbers.flat_map(|number| world.facts(number)).for_each(|fact| changes.fact(fact, &[]));
+    changes
+}
+
+fn applied(number: u64) -> (VolumeNumber, LogPosition) {
+    (VolumeNumber(0), LogPosition { file: (number / 300) as u32, offset: number % 300 * 440_000 })
+}
+
+/// All questions in turn, each several times, while recordings come in.
+fn ask(options: &Options, world: &World, catalog: &RocksCatalog, held: u64) -> Result<(Vec<Asked>, f64)> {
+    let done = AtomicBool::new(false);
+    let inserted = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let background = scope.spawn(|| insert_steadily(options, world, catalog, held, &done, &inserted));
+        let started = Instant::now();
+        let asked = ask_all(options, world, catalog);
+        let rate = inserted.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
+        done.store(true, Ordering::Relaxed);
+        background.join().expect("the background thread does not panic")?;
+        Ok((asked?, rate))
+    })
+}
+
+/// Ten batches a second, of recordings from number `held` on, as long as it takes.
+fn insert_steadily(
+    options: &Options,
+    world: &World,
+    catalog: &RocksCatalog,
+    held: u64,
+    done: &AtomicBool,
+    inserted: &AtomicU64,
+) -> Result<()> {
+    const PERIOD: Duration = Duration::from_millis(100);
+    let batch = options.background / 10;
+    let mut due = Instant::now();
+    for first in (held..).step_by(batch.max(1) as usize) {
+        if done.load(Ordering::Relaxed) {
+            break;
+        }
+        if batch > 0 {
+            catalog.apply(&changes(world, first..first + batch), &[applied(first + batch)])?;
+            inserted.fetch_add(batch, Ordering::Relaxed);
+        }
+        due += PERIOD;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    Ok(())
+}
+
+fn ask_all(options: &Options, world: &World, catalog: &RocksCatalog) -> Result<Vec<Asked>> {
+    let mut took = vec![Vec::new(); QUESTIONS.len()];
+    let mut cpu = vec![Vec::new(); QUESTIONS.len()];
+    let mut found = vec![(0, 0); QUESTIONS.len()];
+    for sample in 0..options.samples {
+        for index in 0..QUESTIONS.len() {
+            let mut random = Random::part(options.seed ^ 99, (sample * QUESTIONS.len() + index) as u64);
+            let query = question(world, index, &mut random);
+            let (started, cpu_started) = (Instant::now(), thread_cpu_ms());
+            let page = catalog.search(&query)?;
+            cpu[index].push(thread_cpu_ms() - cpu_started);
+            took[index].push(started.elapsed().as_secs_f64() * 1e3);
+            found[index].0 += page.recordings.len();
+            found[index].1 += usize::from(page.recordings.len() < query.limit && page.next.is_some());
+        }
+    }
+    let mut asked = Vec::new();
+    for (index, &question) in QUESTIONS.iter().enumerate() {
+        let (took, cpu) = (sorted(&mut took[index]), sorted(&mut cpu[index]));
+        asked.push(Asked {
+            question,
+            p50_ms: at(took, 0.5),
+            p99_ms: at(took, 0.99),
+            max_ms: at(took, 1.0),
+            cpu_p50_ms: at(cpu, 0.5),
+            cpu_p99_ms: at(cpu, 0.99),
+            found: found[index].0 as f64 / options.samples as f64,
+            short_pages: found[index].1,
+        });
+    }
+    Ok(asked)
+}
+
+fn sorted(values: &mut [f64]) -> &[f64] {
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// The value below which this part of them lies.
+fn at(sorted: &[f64], part: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * part).round() as usize]
+}
+
+fn thread_cpu_ms() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
+}
+
+/// Takes the files of a directory out of the page cache.
+fn forget_cached(directory: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let file = std::fs::File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        file.sync_all()?;
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
+    }
+    Ok(())
+}
+
+fn print(outcome: &Outcome) {
+    println!("{} recordings", outcome.recordings);
+    if let Some(filling) = &outcome.filling {
+        println!(
+            "  rebuild      {:9.0} recordings/s ({:.1} us of CPU each), {:.0}/s with putting tables in order",
+            filling.rebuild_per_second, filling.rebuild_cpu_us, filling.rebuild_finished_per_second
+        );
+        println!(
+            "  insert       {:9.0} recordings/s ({:.1} us of CPU each), in batches of {BATCH}",
+            filling.insert_per_second, filling.insert_cpu_us
+        );
+    }
+    println!("  on disk      {:9.1} bytes per recording", outcome.bytes_per_recording);
+    for (family, bytes) in &outcome.family_bytes_per_recording {
+        println!("    {family:<16} {bytes:7.1}");
+    }
+    println!("  cold open    {:9.1} ms, first search {:.1} ms", outcome.open_cold_ms, outcome.first_search_ms);
+    println!("  memory       {:9.0} MiB resident at most, of this program", outcome.resident_mib_max);
+    println!(
+        "  searches while {:.0} recordings/s come in     p50 ms      p99      max  p50 CPU  p99 CPU  found  short",
+        outcome.background_per_second
+    );
+    for asked in &outcome.questions {
+        let Asked { question, p50_ms, p99_ms, max_ms, cpu_p50_ms, cpu_p99_ms, found, short_pages } = asked;
+        println!(
+            "    {question:<44} {p50_ms:8.2} {p99_ms:8.2} {max_ms:8.2} {cpu_p50_ms:8.2} {cpu_p99_ms:8.2} {found:6.1} {short_pages:6}"
+        );
+    }
+}

@@ -1,0 +1,459 @@
+//! How changes come into the catalog: one write batch with the rows, all their index entries, the counters and the positions.
+//!
+//! Constraints: one at a time. Nothing is changed in memory before the batch is written.
+
+use crate::changes::{ChunkChange, FactChange};
+use crate::database::{Database, Family, View};
+use crate::document::LAYOUT;
+use crate::keys::{
+    Counters, META_APPLIED, META_COUNTERS, META_SEQUENCE, Need, Term, chunk_key, chunk_value, clock_key, parse_chunk,
+    part_keys, replayed_key, text_key,
+};
+use crate::order::{OrderKey, TimeKey, parse_time};
+use crate::row::{BadRow, Newest, Places, Row, forget_settled, lower, raise, read_places, write_places};
+use crate::{CatalogError, Changes};
+use rocksdb::WriteBatch;
+use sidetone_log::{Fact, FactSequence, LogPosition, Through, VolumeNumber};
+use sidetone_model::{CaptureTime, RecordingId};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// The identifier that stands for facts that are about no recording.
+pub(crate) const NO_RECORDING: RecordingId = RecordingId(Uuid::nil());
+
+/// What the writing side keeps in memory of the database.
+#[derive(Clone, Default)]
+pub(crate) struct Totals {
+    pub(crate) counters: Counters,
+    pub(crate) sequence: FactSequence,
+    pub(crate) applied: Places,
+}
+
+impl Totals {
+    pub(crate) fn load(database: &Database) -> Result<Self, CatalogError> {
+        let mut totals = Self::default();
+        if let Some(value) = database.get(Family::Meta, META_COUNTERS)? {
+            totals.counters = Counters::decode(&value).ok_or_else(|| database.damaged("its counters"))?;
+        }
+        if let Some(value) = database.get(Family::Meta, META_SEQUENCE)? {
+            let bytes = <[u8; 8]>::try_from(&value[..]).ok().ok_or_else(|| database.damaged("its highest sequence"))?;
+            totals.sequence = FactSequence(u64::from_le_bytes(bytes));
+        }
+        if let Some(value) = database.get(Family::Meta, META_APPLIED)? {
+            let places = read_places(&mut crate::bytes::Reader(&value));
+            totals.applied = places.ok_or_else(|| database.damaged("its applied positions"))?;
+        }
+        Ok(totals)
+    }
+
+    fn write(&self, database: &Database, batch: &mut WriteBatch) {
+        let meta = database.family(Family::Meta);
+        let mut applied = crate::bytes::Writer::default();
+        write_places(&mut applied, &self.applied);
+        batch.put_cf(meta, META_COUNTERS, self.counters.encode());
+        batch.put_cf(meta, META_SEQUENCE, self.sequence.0.to_le_bytes());
+        batch.put_cf(meta, META_APPLIED, applied.0);
+    }
+}
+
+/// Texts that are known to be in the catalog: a guess at what comes again, of fixed size.
+pub(crate) struct KnownTexts {
+    hasher: std::hash::RandomState,
+    hashes: Vec<u64>,
+}
+
+impl KnownTexts {
+    const SLOTS: usize = 1 << 18;
+
+    pub(crate) fn new() -> Self {
+        Self { hasher: std::hash::RandomState::new(), hashes: vec![0; Self::SLOTS] }
+    }
+
+    fn hash(&self, term: &Term) -> u64 {
+        std::hash::BuildHasher::hash_one(&self.hasher, term.as_bytes())
+    }
+
+    fn contains(&self, hash: u64) -> bool {
+        hash != 0 && self.hashes[hash as usize % Self::SLOTS] == hash
+    }
+
+    fn insert(&mut self, hash: u64) {
+        self.hashes[hash as usize % Self::SLOTS] = hash;
+    }
+}
+
+/// Writes `changes`, and gives the totals that hold from now on.
+pub(crate) fn apply(
+    database: &Database,
+    totals: &Totals,
+    known: &mut KnownTexts,
+    changes: &Changes,
+    applied: &[(VolumeNumber, LogPosition)],
+) -> Result<Totals, CatalogError> {
+    let mut by_recording: BTreeMap<RecordingId, Part<'_>> = BTreeMap::new();
+    for chunk in &changes.chunks {
+        by_recording.entry(chunk.recording).or_default().chunks.push(chunk);
+    }
+    let mut writing = Writing {
+        database,
+        view: database.latest(),
+        batch: WriteBatch::default(),
+        postings: Vec::new(),
+        old_postings: Vec::new(),
+        known,
+        new_texts: HashSet::new(),
+        parts: Vec::new(),
+        totals: totals.clone(),
+    };
+    for fact in &changes.facts {
+        let about = fact.record.fact.recording().unwrap_or(NO_RECORDING);
+        by_recording.entry(about).or_default().facts.push(fact);
+        writing.totals.sequence = writing.totals.sequence.max(fact.record.sequence);
+    }
+    for (recording, through) in &changes.settled {
+        by_recording.entry(*recording).or_default().settled.push(*through);
+    }
+    for &(volume, position) in applied {
+        raise(&mut writing.totals.applied, volume, position);
+    }
+    for (recording, part) in &by_recording {
+        writing.recording(*recording, part)?;
+    }
+    writing.finish()
+}
+
+/// The changes of one recording.
+#[derive(Default)]
+struct Part<'a> {
+    chunks: Vec<&'a ChunkChange>,
+    facts: Vec<&'a FactChange>,
+    settled: Vec<Through>,
+}
+
+struct Writing<'a> {
+    database: &'a Database,
+    view: View<'a>,
+    batch: WriteBatch,
+    postings: Vec<Vec<u8>>,
+    /// Goes before `postings` come: what one recording leaves another may have taken up in the same batch.
+    old_postings: Vec<Vec<u8>>,
+    known: &'a mut KnownTexts,
+    new_texts: HashSet<u64>,
+    parts: Vec<Vec<u8>>,
+    totals: Totals,
+}
+
+impl Writing<'_> {
+    fn finish(mut self) -> Result<Totals, CatalogError> {
+        // In order, which is how they are taken in fastest.
+        self.postings.sort_unstable();
+        self.parts.sort_unstable();
+        let [postings, parts] = [Family::Postings, Family::Parts].map(|family| self.database.family(family));
+        self.old_postings.iter().for_each(|key| self.batch.delete_cf(postings, key));
+        self.postings.iter().for_each(|key| self.batch.put_cf(postings, key, []));
+        self.parts.iter().for_each(|key| self.batch.put_cf(parts, key, []));
+        self.totals.write(self.database, &mut self.batch);
+        self.database.write(self.batch)?;
+        self.new_texts.iter().for_each(|&hash| self.known.insert(hash));
+        Ok(self.totals)
+    }
+
+    fn recording(&mut self, id: RecordingId, part: &Part<'_>) -> Result<(), CatalogError> {
+        let old = load(&self.view, id)?;
+        let mut row = old.clone().unwrap_or_default();
+        let mut new_tracker = None;
+        for FactChange { record, places } in &part.facts {
+            match &record.fact {
+                Fact::Recording { recording, resume } => {
+                    let taken = Newest::take(&mut row.document, record.sequence, places, || Arc::clone(recording));
+                    if taken {
+                        new_tracker = Some(resume.as_ref());
+                    }
+                }
+                Fact::Annotations { annotations, .. } => {
+                    Newest::take(&mut row.annotations, record.sequence, places, || annotations.clone());
+                }
+                Fact::Sealed { run, through, .. } => {
+                    row.add_run(run);
+                    through.iter().for_each(|through| row.settle(through));
+                }
+                // Below.
+                Fact::Replayed { .. } | Fact::Clock { .. } => {}
+            }
+        }
+        part.settled.iter().for_each(|through| row.settle(through));
+        row.forget_settled();
+        let is_changed = !part.facts.is_empty() || !part.settled.is_empty();
+        if is_changed && old.as_ref() != Some(&row) {
+            self.replace_row(id, old.as_ref(), &row)?;
+        }
+        if let Some(resume) = new_tracker {
+            self.put_tracker(id, &row, resume)?;
+        }
+        let mut facts = row.oldest_facts();
+        if id == NO_RECORDING && is_changed {
+            self.others(&part.facts, &row, &mut facts)?;
+        }
+        self.need(id, part, old.as_ref(), &row, facts)
+    }
+
+    fn replace_row(&mut self, id: RecordingId, old: Option<&Row>, new: &Row) -> Result<(), CatalogError> {
+        let database = self.database;
+        let [documents, orphans, ids] =
+            [Family::Documents, Family::Orphans, Family::Ids].map(|family| database.family(family));
+        let key = |row: &Row| row.document.as_ref().map(|document| OrderKey::of(&document.value));
+        let (old_key, new_key) = (old.and_then(key), key(new));
+        if let Some(old_key) = old_key.filter(|old| new_key.is_none_or(|new| new != *old)) {
+            self.batch.delete_cf(documents, old_key.as_bytes());
+        } else if old_key.is_none() && old.is_some() && new_key.is_some() {
+            self.batch.delete_cf(orphans, id.0.as_bytes());
+        }
+        match new_key {
+            Some(key) => self.batch.put_cf(documents, key.as_bytes(), new.encode()),
+            None => self.batch.put_cf(orphans, id.0.as_bytes(), new.encode()),
+        }
+        // Who cannot be found by its identifier alone.
+        let listed = |key: Option<OrderKey>| key.filter(|key| !key.is_derived()).map(|key| key.time());
+        match (listed(old_key), listed(new_key)) {
+            (old, Some(time)) if old != Some(time) => self.batch.put_cf(ids, id.0.as_bytes(), time),
+            (Some(_), None) => self.batch.delete_cf(ids, id.0.as_bytes()),
+            _ => {}
+        }
+        if let Some(old) = old {
+            self.totals.counters.count(old, false);
+        }
+        self.totals.counters.count(new, true);
+
+        let old_terms = old.map(Term::all_of).unwrap_or_default();
+        let new_terms = Term::all_of(new);
+        if let Some(old_key) = old_key {
+            let moved = new_key.is_none_or(|new| new.time() != old_key.time());
+            let gone = old_terms.iter().filter(|term| moved || !new_terms.contains(term));
+            let gone: Vec<Vec<u8>> = gone.map(|term| term.posting(old_key.time())).collect();
+            if !gone.is_empty() && !self.is_shared(old_key)? {
+                self.old_postings.extend(gone);
+            }
+        }
+        if let Some(new_key) = new_key {
+            let moved = old_key.is_none_or(|old| old.time() != new_key.time());
+            for term in new_terms.iter().filter(|term| moved || !old_terms.contains(term)) {
+                self.postings.push(term.posting(new_key.time()));
+                self.put_parts(term)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether another recording started in the same millisecond: then its postings may be the same, and stay.
+    fn is_shared(&self, key: OrderKey) -> Result<bool, CatalogError> {
+        let mut list = self.view.list(Family::Documents, &key.time());
+        let own = &key.as_bytes()[key.time().len()..];
+        while let Some((found, _)) = list.entry()? {
+            if found != own {
+                return Ok(true);
+            }
+            list.advance();
+        }
+        Ok(false)
+    }
+
+    /// Makes a text's parts findable. They stay, also when no recording has the text any more.
+    fn put_parts(&mut self, term: &Term) -> Result<(), CatalogError> {
+        let Some((kind, text)) = term.as_text() else { return Ok(()) };
+        let hash = self.known.hash(term);
+        if self.known.contains(hash) || !self.new_texts.insert(hash) {
+            return Ok(());
+        }
+        let key = text_key(kind, text);
+        if self.view.get(Family::Texts, &key)?.is_none() {
+            self.batch.put_cf(self.database.family(Family::Texts), key, []);
+            self.parts.extend(part_keys(kind, text));
+        }
+        Ok(())
+    }
+
+    fn put_tracker(
+        &mut self,
+        id: RecordingId,
+        row: &Row,
+        resume: Option<&serde_json::Value>,
+    ) -> Result<(), CatalogError> {
+        let trackers = self.database.family(Family::Trackers);
+        let is_active = row.state() == Some(sidetone_model::RecordingState::Active);
+        match resume.filter(|_| is_active) {
+            Some(resume) => {
+                let value = serde_json::to_vec(resume);
+                let value = value.map_err(|source| CatalogError::Encode { recording: id, source })?;
+                self.batch.put_cf(trackers, id.0.as_bytes(), value);
+            }
+            None => self.batch.delete_cf(trackers, id.0.as_bytes()),
+        }
+        Ok(())
+    }
+
+    /// Facts that are about no recording. Lowers `oldest` to where they lie.
+    fn others(&mut self, changes: &[&FactChange], row: &Row, oldest: &mut Places) -> Result<(), CatalogError> {
+        let database = self.database;
+        let mut facts: BTreeMap<Vec<u8>, Option<Newest<Fact>>> = BTreeMap::new();
+        for (key, fact) in other_facts(&self.view)? {
+            facts.insert(key, Some(fact));
+        }
+        for FactChange { record, places } in changes {
+            let key = match &record.fact {
+                Fact::Replayed { digest, .. } => replayed_key(digest),
+                Fact::Clock { .. } => clock_key(record.sequence),
+                Fact::Recording { .. } | Fact::Annotations { .. } | Fact::Sealed { .. } => continue,
+            };
+            Newest::take(facts.entry(key).or_default(), record.sequence, places, || record.fact.clone());
+        }
+        let others = database.family(Family::Others);
+        for (key, fact) in facts {
+            let Some(mut fact) = fact else { continue };
+            forget_settled(&mut fact.places, &row.through);
+            for (&volume, &position) in &fact.places {
+                lower(oldest, volume, position);
+            }
+            self.batch.put_cf(others, key, encode_other(&fact));
+        }
+        Ok(())
+    }
+
+    /// Brings up to date what a recording needs journals for, and its chunks.
+    fn need(
+        &mut self,
+        id: RecordingId,
+        part: &Part<'_>,
+        old_row: Option<&Row>,
+        row: &Row,
+        facts: Places,
+    ) -> Result<(), CatalogError> {
+        let database = self.database;
+        let stored = self.view.need(id)?;
+        let old = stored.clone().unwrap_or_default();
+        let mut new = Need { state: row.state(), facts, ..old.clone() };
+        let chunks = database.family(Family::Chunks);
+        if old.chunk_count > 0 && old_row.is_none_or(|old| old.through != row.through) {
+            // What is settled goes; what the others need is found anew.
+            new = Need { state: new.state, facts: new.facts, ..Need::default() };
+            let mut list = self.view.list(Family::Chunks, id.0.as_bytes());
+            while let Some((rest, value)) = list.entry()? {
+                let key = [id.0.as_bytes(), rest].concat();
+                let location = parse_chunk(&key, value).ok_or_else(|| database.damaged("a chunk's place"))?;
+                if row.is_unsettled(location.volume, location.located.position) {
+                    let first_tick = location.first_tick;
+                    add_chunk(
+                        &mut new,
+                        location.volume,
+                        location.located.position,
+                        first_tick,
+                        location.located.length,
+                    );
+                } else {
+                    self.batch.delete_cf(chunks, &key);
+                }
+                list.advance();
+            }
+        }
+        let mut added = BTreeSet::new();
+        for chunk in &part.chunks {
+            let ChunkChange { recording: _, track, first_tick, ticks, packets, volume, located } = **chunk;
+            let key = chunk_key(id, track, first_tick, volume, located.position);
+            if !row.is_unsettled(volume, located.position) || !added.insert(key) {
+                continue;
+            }
+            // Only who has chunks can have this one.
+            if old.chunk_count == 0 || self.view.get(Family::Chunks, &key)?.is_none() {
+                add_chunk(&mut new, volume, located.position, first_tick, located.length);
+                self.batch.put_cf(chunks, key, chunk_value(located.length, ticks, packets));
+            }
+        }
+        let counters = &mut self.totals.counters;
+        counters.unsealed_chunks = (counters.unsealed_chunks + new.chunk_count).saturating_sub(old.chunk_count);
+        counters.unsealed_bytes = (counters.unsealed_bytes + new.chunk_bytes).saturating_sub(old.chunk_bytes);
+        let needs = database.family(Family::Needs);
+        match stored {
+            None if new.is_none() => {}
+            Some(old) if old == new => {}
+            _ if new.is_none() => self.batch.delete_cf(needs, id.0.as_bytes()),
+            _ => self.batch.put_cf(needs, id.0.as_bytes(), new.encode()),
+        }
+        Ok(())
+    }
+}
+
+fn add_chunk(
+    need: &mut Need,
+    volume: VolumeNumber,
+    position: LogPosition,
+    first_tick: sidetone_model::Tick,
+    length: u32,
+) {
+    lower(&mut need.chunks, volume, position);
+    need.first_tick = if need.chunk_count == 0 { first_tick } else { need.first_tick.min(first_tick) };
+    need.chunk_count += 1;
+    need.chunk_bytes += u64::from(length);
+}
+
+/// What the catalog holds of a recording.
+pub(crate) fn load(view: &View<'_>, id: RecordingId) -> Result<Option<Row>, CatalogError> {
+    let database = view.database;
+    let derived = OrderKey::derived(id);
+    if let Some(row) = view.get(Family::Documents, derived.as_bytes())? {
+        return decode(database, &row, id, parse_time(derived.time())).map(Some);
+    }
+    let Some(time) = view.get(Family::Ids, id.0.as_bytes())? else {
+        let orphan = view.get(Family::Orphans, id.0.as_bytes())?;
+        return orphan.map(|value| decode(database, &value, id, None)).transpose();
+    };
+    let time = TimeKey::try_from(&time[..]).ok().and_then(parse_time);
+    let started = time.ok_or_else(|| database.damaged("a recording's time"))?;
+    let row = view.get(Family::Documents, OrderKey::new(started, id).as_bytes())?;
+    let row = row.ok_or_else(|| database.damaged("a recording without its document"))?;
+    decode(database, &row, id, Some(started)).map(Some)
+}
+
+pub(crate) fn decode(
+    database: &Database,
+    value: &[u8],
+    id: RecordingId,
+    started: Option<CaptureTime>,
+) -> Result<Row, CatalogError> {
+    Row::decode(value, id, started).map_err(|bad| bad_row(database, bad, id))
+}
+
+pub(crate) fn bad_row(database: &Database, bad: BadRow, id: RecordingId) -> CatalogError {
+    match bad {
+        BadRow::Damaged => database.damaged(format!("recording {id}")),
+        BadRow::Newer(layout) => CatalogError::NewerDocument { recording: id, layout, readable: LAYOUT },
+    }
+}
+
+/// A fact that is about no recording, and its key.
+pub(crate) type OtherFact = (Vec<u8>, Newest<Fact>);
+
+/// Every fact that is about no recording, by key.
+pub(crate) fn other_facts(view: &View<'_>) -> Result<Vec<OtherFact>, CatalogError> {
+    let mut list = view.list(Family::Others, &[]);
+    let mut facts = Vec::new();
+    while let Some((key, value)) = list.entry()? {
+        let fact = decode_other(value).ok_or_else(|| list.damaged("a fact"))?;
+        facts.push((key.to_vec(), fact));
+        list.advance();
+    }
+    Ok(facts)
+}
+
+fn encode_other(fact: &Newest<Fact>) -> Vec<u8> {
+    let mut writer = crate::bytes::Writer::default();
+    writer.number(fact.sequence.0);
+    write_places(&mut writer, &fact.places);
+    writer.bytes(&serde_json::to_vec(&fact.value).expect("such a fact has only plain fields"));
+    writer.0
+}
+
+fn decode_other(value: &[u8]) -> Option<Newest<Fact>> {
+    let mut reader = crate::bytes::Reader(value);
+    let (sequence, places) = (FactSequence(reader.number()?), read_places(&mut reader)?);
+    Some(Newest { sequence, value: serde_json::from_slice(reader.0).ok()?, places })
+}

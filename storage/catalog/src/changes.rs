@@ -1,0 +1,88 @@
+//! What is to be brought into the catalog at once.
+
+use sidetone_log::{ChunkHeader, FactRecord, Flushed, Located, LogPosition, Through, VolumeNumber};
+use sidetone_model::{RecordingId, Tick, TrackId};
+
+/// Chunks and facts, in any order.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Changes {
+    pub(crate) chunks: Vec<ChunkChange>,
+    pub(crate) facts: Vec<FactChange>,
+    pub(crate) settled: Vec<(RecordingId, Through)>,
+}
+
+/// A chunk of a journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ChunkChange {
+    pub(crate) recording: RecordingId,
+    pub(crate) track: TrackId,
+    pub(crate) first_tick: Tick,
+    pub(crate) ticks: u16,
+    pub(crate) packets: u16,
+    pub(crate) volume: VolumeNumber,
+    pub(crate) located: Located,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) struct FactChange {
+    pub(crate) record: FactRecord,
+    pub(crate) places: Vec<(VolumeNumber, LogPosition)>,
+}
+
+impl Changes {
+    /// A chunk that lies in a volume's journal.
+    pub fn chunk(&mut self, header: &ChunkHeader, volume: VolumeNumber, located: Located) {
+        self.chunks.push(ChunkChange {
+            recording: header.recording,
+            track: header.track,
+            first_tick: header.first_tick,
+            ticks: header.ticks,
+            packets: header.packets,
+            volume,
+            located,
+        });
+    }
+
+    /// A fact, and where it lies in journals; nowhere when it was read from a segment.
+    pub fn fact(&mut self, record: FactRecord, places: &[(VolumeNumber, LogPosition)]) {
+        self.facts.push(FactChange { record, places: places.to_vec() });
+    }
+
+    /// What the journal of a volume holds before this position about the recording (nil: the facts that are about
+    /// none) lies in segments too: neither its chunks nor its facts need that journal any more. A
+    /// [`Sealed`](sidetone_log::Fact::Sealed) fact says the same of its `through`; this is for facts that were copied
+    /// without audio.
+    pub fn settle(&mut self, recording: RecordingId, through: Through) {
+        self.settled.push((recording, through));
+    }
+
+    /// Corrects the places of what a flush of this volume's journal has moved.
+    pub fn relocate(&mut self, volume: VolumeNumber, flushed: &Flushed) {
+        if flushed.moves.is_empty() {
+            return;
+        }
+        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.volume == volume) {
+            chunk.located = flushed.locate(chunk.located);
+        }
+        for (of, position) in self.facts.iter_mut().flat_map(|fact| &mut fact.places) {
+            if *of == volume {
+                *position = flushed.locate(Located { position: *position, length: 0 }).position;
+            }
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of chunks, facts and settlements.
+    pub fn len(&self) -> usize {
+        self.chunks.len() + self.facts.len() + self.settled.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.chunks.clear();
+        self.facts.clear();
+        self.settled.clear();
+    }
+}

@@ -1,0 +1,377 @@
+//! The catalog's directory: opened again, read beside its writer, damaged, of another version, saved and restored.
+
+use super::fixture::*;
+use crate::order::OrderKey;
+use crate::*;
+use sidetone_log::{Fact, VolumeNumber};
+use sidetone_model::{CaptureTime, Recording, Tick, TrackId};
+use std::path::Path;
+
+/// Some recordings with everything that a catalog holds.
+fn fill(catalog: &dyn Catalog, numbers: std::ops::Range<u8>) {
+    let sequence = u64::from(numbers.start) * 10 + 1;
+    let facts = numbers.flat_map(|number| {
+        let name = format!("Anna {number}");
+        let parties = [("+493012345", name.as_str()), ("100", "")];
+        let document = document(&recording(number, u64::from(number) * 5_000_000, STATES[1], &parties));
+        let case = number.to_string();
+        let sealed = Fact::Sealed { recording: id(number), run: run(0, 1, u64::from(number), 7), through: vec![] };
+        [document, tagged(id(number), &[("case", &case)], number % 2 == 0), sealed]
+    });
+    apply_facts(catalog, sequence, facts);
+    let mut changes = Changes::default();
+    changes.chunk(&header(id(0), 0, 3, 50), VolumeNumber(0), located(3));
+    let replayed = Fact::Replayed { digest: "abc".into(), at: CaptureTime(1) };
+    changes.fact(fact(2000, replayed), &[(VolumeNumber(0), position(7))]);
+    catalog.apply(&changes, &[(VolumeNumber(0), position(9))]).unwrap();
+}
+
+fn lines(catalog: &dyn Catalog) -> Result<Vec<String>, CatalogError> {
+    let mut lines = Vec::new();
+    dump(catalog, &mut |line| lines.push(line.to_owned()))?;
+    lines.push(format!("{:?}", catalog.pending()?));
+    lines.push(format!("{:?}", catalog.journal_chunks(id(0), TrackId(0), Tick(0), Tick(99))?));
+    lines.push(format!("{:?}", (catalog.sequence()?, catalog.applied()?)));
+    Ok(lines)
+}
+
+fn names_the_remedy(error: &CatalogError) -> bool {
+    error.to_string().contains("`sidetone store rebuild`")
+}
+
+#[test]
+fn reopened_and_secondary_catalogs_show_the_same() {
+    let (directory, catalog) = open();
+    let path = directory.path().join("catalog");
+    let scratch = tempfile::tempdir().unwrap();
+    fill(&catalog, 0..4);
+    let secondary = RocksCatalog::open_secondary(&path, scratch.path()).unwrap();
+    assert_eq!(lines(&secondary).unwrap(), lines(&catalog).unwrap());
+    assert!(secondary.has_replayed("abc").unwrap() && !secondary.has_replayed("ab").unwrap());
+    fill(&catalog, 4..9);
+    assert_ne!(lines(&secondary).unwrap(), lines(&catalog).unwrap());
+    secondary.refresh().unwrap();
+    assert_eq!(lines(&secondary).unwrap(), lines(&catalog).unwrap());
+    let statistics = CatalogStatistics { size_bytes: 0, ..catalog.statistics().unwrap() };
+    assert_eq!(CatalogStatistics { size_bytes: 0, ..secondary.statistics().unwrap() }, statistics);
+    assert_eq!((statistics.recordings, statistics.recordings_on_hold, statistics.runs), (9, 5, 9));
+    let before = lines(&catalog).unwrap();
+    drop((secondary, catalog));
+    let reopened = RocksCatalog::open(&path).unwrap();
+    assert_eq!(lines(&reopened).unwrap(), before);
+    assert_eq!(CatalogStatistics { size_bytes: 0, ..reopened.statistics().unwrap() }, statistics);
+}
+
+#[test]
+fn a_catalog_that_was_filled_in_bulk_is_the_same() {
+    let (directory, catalog) = open();
+    let path = directory.path().join("bulk");
+    let bulk = RocksCatalog::create_bulk(&path, &CatalogOptions::default()).unwrap();
+    for start in [5, 0] {
+        fill(&catalog, start..start + 5);
+        fill(&bulk, start..start + 5);
+        assert_eq!(lines(&bulk).unwrap(), lines(&catalog).unwrap());
+    }
+    bulk.finish().unwrap();
+    let bulk = RocksCatalog::open(&path).unwrap();
+    assert_eq!(lines(&bulk).unwrap(), lines(&catalog).unwrap());
+    assert_eq!(digest(&bulk).unwrap(), digest(&catalog).unwrap());
+    assert_eq!(all_pages(&bulk, &Filter::party("nna 7"), 5), all_pages(&catalog, &Filter::party("nna 7"), 5));
+    fill(&bulk, 5..6);
+    assert_eq!(digest(&bulk).unwrap(), digest(&catalog).unwrap());
+}
+
+#[test]
+fn after_an_error_of_the_disk_it_goes_on_with_what_is_durable() {
+    let (directory, catalog) = open();
+    let (path, away) = (directory.path().join("catalog"), directory.path().join("away"));
+    fill(&catalog, 0..4);
+    catalog.persist().unwrap();
+    let durable = lines(&catalog).unwrap();
+    // The mount goes away under it.
+    std::fs::rename(&path, &away).unwrap();
+    let refused = catalog.compact().unwrap_err();
+    assert!(!names_the_remedy(&refused), "not damaged: {refused}");
+    let missing = catalog.reopen().unwrap_err();
+    assert!(!path.exists(), "nothing is made where it was: {missing}");
+    assert!(matches!(catalog.search(&Query::default()), Err(CatalogError::Closed { .. })));
+    assert!(matches!(catalog.apply(&Changes::default(), &[]), Err(CatalogError::Closed { .. })));
+    std::fs::rename(&away, &path).unwrap();
+    catalog.reopen().unwrap();
+    assert_eq!(lines(&catalog).unwrap(), durable);
+    let mut changes = Changes::default();
+    changes.fact(fact(9000, document(&recording(9, 9, STATES[1], &[]))), &[]);
+    catalog.apply(&changes, &[]).unwrap();
+    assert_eq!(catalog.statistics().unwrap().recordings, 5);
+}
+
+#[test]
+fn who_reads_while_it_is_opened_again_waits_and_sees_no_error() {
+    let (_directory, catalog) = open();
+    fill(&catalog, 0..20);
+    catalog.persist().unwrap();
+    let expected = catalog.search(&Query::default()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    assert_eq!(catalog.search(&Query::default()).unwrap(), expected);
+                }
+            });
+        }
+        scope.spawn(|| {
+            for _ in 0..5 {
+                fill(&catalog, 0..20);
+                catalog.reopen().unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
+}
+
+/// Copies a directory of files.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_damaged_catalog_is_told_with_its_remedy_or_shows_what_it_showed() {
+    let (directory, catalog) = open();
+    let path = directory.path().join("catalog");
+    fill(&catalog, 0..100);
+    catalog.compact().unwrap();
+    let first = lines(&catalog).unwrap();
+    // These are in the write-ahead log only.
+    fill(&catalog, 100..110);
+    let second = lines(&catalog).unwrap();
+    drop(catalog);
+    type Damage = fn(&mut Vec<u8>);
+    let ways: [(&str, Damage); 4] = [
+        ("cut in half", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("empty", Vec::clear),
+        ("garbled", |bytes| bytes.iter_mut().step_by(7).for_each(|byte| *byte ^= 0x55)),
+        ("one bit", |bytes| {
+            let middle = bytes.len() / 3;
+            bytes[middle] ^= 4;
+        }),
+    ];
+    let mut told = 0;
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        for (number, (way, damage)) in ways.iter().enumerate() {
+            let bad = directory.path().join(format!("{name}-{number}"));
+            copy(&path, &bad);
+            let mut bytes = std::fs::read(bad.join(&name)).unwrap();
+            if bytes.is_empty() {
+                continue;
+            }
+            damage(&mut bytes);
+            std::fs::write(bad.join(&name), bytes).unwrap();
+            let result = RocksCatalog::open(&bad).and_then(|catalog| {
+                let found = lines(&catalog)?;
+                catalog.search(&Query::new(Filter::party("nna 7")))?;
+                Ok(found)
+            });
+            match result {
+                Ok(found) => {
+                    // A log may end early: what is missing is applied again from the journal, as the position tells.
+                    let is_log = name.ends_with(".log");
+                    assert!(found == second || (is_log && found == first), "{name} {way}");
+                }
+                Err(error) => {
+                    told += 1;
+                    assert!(names_the_remedy(&error), "{name} {way}: {error}");
+                }
+            }
+        }
+        let bad = directory.path().join(format!("{name}-removed"));
+        copy(&path, &bad);
+        std::fs::remove_file(bad.join(&name)).unwrap();
+        match RocksCatalog::open(&bad).and_then(|catalog| lines(&catalog)) {
+            Ok(found) => assert!(found == second || (name.ends_with(".log") && found == first), "{name} removed"),
+            Err(error) => assert!(names_the_remedy(&error), "{name} removed: {error}"),
+        }
+    }
+    assert!(told >= 20, "only {told}");
+}
+
+#[test]
+fn a_catalog_of_a_later_version_is_refused() {
+    let (directory, catalog) = open();
+    let path = directory.path().join("catalog");
+    drop(catalog);
+    let raw = |change: &dyn Fn(&rocksdb::DB)| {
+        let families = rocksdb::DB::list_cf(&rocksdb::Options::default(), &path).unwrap();
+        let database = rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, families).unwrap();
+        change(&database);
+    };
+    raw(&|database| database.put_cf(database.cf_handle("meta").unwrap(), "version", 3u32.to_le_bytes()).unwrap());
+    let scratch = tempfile::tempdir().unwrap();
+    for refused in [RocksCatalog::open(&path), RocksCatalog::open_secondary(&path, scratch.path())] {
+        assert!(matches!(refused, Err(CatalogError::NewerVersion { version: 3, readable: 2, .. })));
+    }
+    raw(&|database| database.put_cf(database.cf_handle("meta").unwrap(), "version", [2]).unwrap());
+    assert!(names_the_remedy(&RocksCatalog::open(&path).err().unwrap()));
+}
+
+/// A catalog as version 1 wrote it.
+fn write_version_1(path: &Path, recordings: &[Recording]) {
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    let families =
+        ["default", "meta", "recordings", "resume", "by_time", "by_state", "by_party", "party_texts", "chunks"];
+    let database = rocksdb::DB::open_cf(&options, path, families).unwrap();
+    let put = |family: &str, key: &[u8], value: &[u8]| {
+        database.put_cf(database.cf_handle(family).unwrap(), key, value).unwrap();
+    };
+    put("meta", b"version", &1u32.to_le_bytes());
+    put("meta", b"counters", &[0; 40]);
+    put("meta", b"applied", &[&7u32.to_le_bytes()[..], &4096u64.to_le_bytes()].concat());
+    put("meta", b"replayed/abc", &5u64.to_le_bytes());
+    for recording in recordings {
+        let id = recording.id.0.as_bytes();
+        put("recordings", id, &[&[1], &serde_json::to_vec(recording).unwrap()[..]].concat());
+        put("by_state", &[&[2; 25][..], &id[..]].concat(), &[]);
+        put("resume", id, b"{\"turn\": 1}");
+        let place = [&3u32.to_le_bytes()[..], &640u64.to_le_bytes(), &100u32.to_le_bytes(), &[50, 0, 49, 0]].concat();
+        put("chunks", &[&id[..], &[1], &60u64.to_be_bytes()].concat(), &place);
+    }
+}
+
+#[test]
+fn a_catalog_of_version_1_is_brought_up_also_when_that_was_interrupted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog");
+    let recordings: Vec<Recording> = (0..5000u32)
+        .map(|number| {
+            let mut one =
+                recording(0, u64::from(number) * 1_000_000, STATES[(number % 3) as usize], &[("12345", "Anna Ohm")]);
+            one.id = sidetone_model::RecordingId(uuid::Uuid::from_u128(u128::from(number) + 1));
+            one
+        })
+        .collect();
+    write_version_1(&path, &recordings);
+    let scratch = tempfile::tempdir().unwrap();
+    let refused = RocksCatalog::open_secondary(&path, scratch.path());
+    assert!(matches!(refused, Err(CatalogError::OlderVersion { version: 1, .. })));
+    let interrupted = std::panic::catch_unwind(|| {
+        let mut told = 0;
+        RocksCatalog::open_with(&path, &CatalogOptions::default(), &mut |_| {
+            told += 1;
+            assert!(told < 2, "as if killed");
+        })
+    });
+    assert!(interrupted.is_err());
+
+    let mut told = Vec::new();
+    let catalog = RocksCatalog::open_with(&path, &CatalogOptions::default(), &mut |done| told.push(done)).unwrap();
+    assert_eq!(told.last(), Some(&5000));
+    let check = |catalog: &RocksCatalog| {
+        let found = all_pages(catalog, &Filter::Text(TextField::Name, TextMatch::WordStartsWith("oh".into())), 1000);
+        assert_eq!(found, recordings.iter().rev().cloned().collect::<Vec<_>>());
+        assert!(catalog.has_replayed("abc").unwrap());
+        let active = catalog.active_with_resume().unwrap();
+        assert_eq!((active.len(), &active[0].1), (1667, &serde_json::json!({"turn": 1})));
+        let chunks = catalog.journal_chunks(recordings[3].id, TrackId(1), Tick(0), Tick(100)).unwrap();
+        let position = sidetone_log::LogPosition { file: 3, offset: 640 };
+        assert_eq!((chunks.len(), chunks[0].located.position, chunks[0].packets), (1, position, 49));
+        let applied = sidetone_log::LogPosition { file: 7, offset: 4096 };
+        assert_eq!(catalog.applied().unwrap(), [(VolumeNumber(0), applied)].into());
+        // All of them need the journal, from its beginning on.
+        let pending = catalog.pending().unwrap();
+        assert_eq!(pending.len(), 5001);
+        assert_eq!(pending[7].oldest, [(VolumeNumber(0), sidetone_log::LogPosition::default())]);
+        let statistics = catalog.statistics().unwrap();
+        assert_eq!((statistics.recordings, statistics.recordings_active, statistics.chunks), (5000, 1667, 5000));
+    };
+    check(&catalog);
+    drop(catalog);
+    let families = rocksdb::DB::list_cf(&rocksdb::Options::default(), &path).unwrap();
+    assert!(!families.iter().any(|name| name == "by_party"), "{families:?}");
+    check(&RocksCatalog::open_with(&path, &CatalogOptions::default(), &mut |_| panic!("once is enough")).unwrap());
+}
+
+#[test]
+fn a_document_of_version_1_that_cannot_be_read_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog");
+    write_version_1(&path, &[recording(1, 5, STATES[1], &[])]);
+    {
+        let families = rocksdb::DB::list_cf(&rocksdb::Options::default(), &path).unwrap();
+        let database = rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, families).unwrap();
+        let family = database.cf_handle("recordings").unwrap();
+        database.put_cf(family, id(1).0.as_bytes(), b"\x01{\"id\": 5}").unwrap();
+    }
+    assert!(names_the_remedy(&RocksCatalog::open(&path).err().unwrap()));
+}
+
+#[test]
+fn a_backup_is_made_beside_the_writer_adds_only_what_is_new_and_is_restored_whole() {
+    let (directory, catalog) = open();
+    let [backups, restored] = ["backups", "restored"].map(|name| directory.path().join(name));
+    assert!(matches!(restore(&backups, &restored), Err(CatalogError::NoBackup { .. })));
+    fill(&catalog, 0..100);
+    let mut told = Vec::new();
+    catalog.backup(&backups, &mut |progress| told.push(progress)).unwrap();
+    let first = told.last().unwrap().copied_bytes;
+    assert!(first > 5000, "{told:?}");
+    let saved = lines(&catalog).unwrap();
+
+    fill(&catalog, 100..101);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| (101..140).for_each(|number| fill(&catalog, number..number + 1)));
+        catalog.backup(&backups, &mut |_| {}).unwrap();
+        writer.join().unwrap();
+    });
+    told.clear();
+    catalog.backup(&backups, &mut |progress| told.push(progress)).unwrap();
+    assert!(told.last().unwrap().copied_bytes < first, "{told:?}");
+    let newest = lines(&catalog).unwrap();
+    drop(catalog);
+
+    restore(&backups, &restored).unwrap();
+    assert_eq!(lines(&RocksCatalog::open(&restored).unwrap()).unwrap(), newest);
+    assert!(matches!(restore(&backups, &restored), Err(CatalogError::NotEmpty { .. })));
+    assert_ne!(saved, newest);
+    purge_backups(&backups, 1).unwrap();
+    let again = directory.path().join("again");
+    restore(&backups, &again).unwrap();
+    assert_eq!(lines(&RocksCatalog::open(&again).unwrap()).unwrap(), newest);
+    // A backup that was changed is not taken for a catalog.
+    let shared = backups.join("shared_checksum");
+    let table = std::fs::read_dir(shared).unwrap().next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&table).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&table, bytes).unwrap();
+    let refused = restore(&backups, &directory.path().join("bad"));
+    assert!(matches!(refused, Err(CatalogError::Backup { .. })), "{refused:?}");
+}
+
+#[test]
+fn a_row_of_a_later_layout_is_refused_by_itself() {
+    let (directory, catalog) = open();
+    let path = directory.path().join("catalog");
+    fill(&catalog, 0..2);
+    drop(catalog);
+    {
+        let families = rocksdb::DB::list_cf(&rocksdb::Options::default(), &path).unwrap();
+        let database = rocksdb::DB::open_cf(&rocksdb::Options::default(), &path, families).unwrap();
+        let family = database.cf_handle("documents").unwrap();
+        let key = OrderKey::new(CaptureTime(5_000_000), id(1));
+        let mut row = database.get_cf(family, key.as_bytes()).unwrap().unwrap();
+        row[0] = 99;
+        database.put_cf(family, key.as_bytes(), row).unwrap();
+    }
+    let catalog = RocksCatalog::open(&path).unwrap();
+    assert!(catalog.recording(id(0)).unwrap().is_some());
+    let refused = catalog.recording(id(1)).unwrap_err();
+    assert!(matches!(refused, CatalogError::NewerDocument { layout: 99, readable: 1, .. }));
+    assert!(names_the_remedy(&refused) && refused.to_string().contains(&id(1).to_string()));
+}

@@ -1,0 +1,154 @@
+//! Bringing into the catalog what journals hold and it does not know.
+
+use crate::KeeperStatistics;
+use crate::StoreError;
+use crate::batch::Note;
+use crate::logs::Logs;
+use sidetone_catalog::{Catalog, Changes};
+use sidetone_log::{Content, KnownEnd, LogError, LogPosition, VolumeNumber};
+
+/// Records brought into the catalog at once, and the bytes of these.
+pub(crate) const RECORDS_AT_ONCE: usize = 4096;
+const BYTES_AT_ONCE: u64 = 16 << 20;
+
+/// What catching up met.
+#[derive(Default)]
+pub(crate) struct CaughtUp {
+    pub(crate) records: u64,
+    /// Damaged places, by volume.
+    pub(crate) damaged: Vec<(VolumeNumber, String)>,
+    /// Volumes whose journal could not be read; the catalog is as far there as before, or a little further.
+    pub(crate) unreadable: Vec<(VolumeNumber, StoreError)>,
+}
+
+impl CaughtUp {
+    /// Whether a volume could be read.
+    fn could_read(&mut self, span: Span, read: impl FnOnce(&mut Self) -> Result<(), StoreError>) -> bool {
+        let outcome = read(self);
+        let is_read = outcome.is_ok();
+        self.unreadable.extend(outcome.err().map(|error| (span.volume, error)));
+        is_read
+    }
+
+    pub(crate) fn count(&self, statistics: &mut KeeperStatistics) {
+        statistics.catch_ups += u64::from(self.records > 0);
+        statistics.caught_up_records += self.records;
+        statistics.damaged_places += self.damaged.len() as u64;
+    }
+}
+
+/// Brings into the catalog what the journals hold from where it is up to `ends`.
+///
+/// With several volumes, audio may lie on one and the fact that the recording is over on another. So that no reader and no crash
+/// sees the fact without the audio, there are two passes: the first leaves such facts out and does not say how far it is.
+pub(crate) fn catch_up(
+    catalog: &dyn Catalog,
+    logs: &Logs,
+    ends: &[(VolumeNumber, LogPosition)],
+    note: &mut dyn FnMut(Note),
+) -> Result<CaughtUp, StoreError> {
+    let applied = catalog.applied()?;
+    let applied = |volume| applied.get(&volume).copied().unwrap_or_default();
+    let behind = ends.iter().filter(|&&(volume, end)| applied(volume) < end);
+    let behind = behind.map(|&(volume, end)| Span { volume, from: applied(volume), end: KnownEnd::At(end) });
+    read_journals(catalog, logs, &behind.collect::<Vec<_>>(), note)
+}
+
+/// A part of a volume's journal.
+#[derive(Clone, Copy)]
+pub(crate) struct Span {
+    pub(crate) volume: VolumeNumber,
+    pub(crate) from: LogPosition,
+    pub(crate) end: KnownEnd,
+}
+
+/// As [`catch_up`], of these parts.
+pub(crate) fn read_journals(
+    catalog: &dyn Catalog,
+    logs: &Logs,
+    spans: &[Span],
+    note: &mut dyn FnMut(Note),
+) -> Result<CaughtUp, StoreError> {
+    let mut caught_up = CaughtUp::default();
+    let mut spans = spans.to_vec();
+    if spans.len() > 1 {
+        spans.retain(|&span| caught_up.could_read(span, |_| pass(catalog, logs, span, None, &mut CaughtUp::default())));
+    }
+    for span in spans {
+        caught_up.could_read(span, |caught_up| pass(catalog, logs, span, Some(&mut *note), caught_up));
+    }
+    match caught_up.unreadable.iter().position(|(_, error)| matches!(error, StoreError::Catalog(_))) {
+        Some(at) => Err(caught_up.unreadable.swap_remove(at).1),
+        None => Ok(caught_up),
+    }
+}
+
+/// One journal. Without `note`, the first pass.
+fn pass(
+    catalog: &dyn Catalog,
+    logs: &Logs,
+    span: Span,
+    mut note: Option<&mut dyn FnMut(Note)>,
+    caught_up: &mut CaughtUp,
+) -> Result<(), StoreError> {
+    let Span { volume, from, end } = span;
+    let logs = logs.volume(volume)?;
+    if let KnownEnd::At(end) = end
+        && !logs.journal.files()?.contains(&end.file)
+    {
+        // That file is there for sure: what lies below the directory is another file system.
+        return Err(StoreError::VolumeMissing { volume });
+    }
+    let ahead = || StoreError::CatalogAhead { path: logs.volume.journal() };
+    let mut scan = match logs.journal.scan(from, end) {
+        Err(LogError::BeyondEnd { .. } | LogError::MissingFile { .. }) => return Err(ahead()),
+        scan => scan?,
+    };
+    let is_first_pass = note.is_none();
+    let (mut changes, mut bytes, mut notes) = (Changes::default(), 0, Vec::new());
+    let mut apply = |changes: &mut Changes, notes: &mut Vec<Note>, position: LogPosition| {
+        match &mut note {
+            None => catalog.apply(changes, &[])?,
+            Some(note) => {
+                catalog.apply(changes, &[(volume, position)])?;
+                notes.drain(..).for_each(note);
+            }
+        }
+        changes.clear();
+        Ok::<_, StoreError>(())
+    };
+    for entry in scan.by_ref() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(LogError::BeyondEnd { .. }) => return Err(ahead()),
+            Err(error) if error.is_damage() => {
+                tracing::error!(volume = volume.0, %error, "the catalog is made without it");
+                caught_up.damaged.push((volume, error.to_string()));
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        caught_up.records += 1;
+        bytes += u64::from(entry.located.length);
+        match entry.content {
+            Content::Chunk(chunk) => changes.chunk(&chunk.header, volume, entry.located),
+            Content::Fact(record) => match Note::of(&record) {
+                // Left for the second pass.
+                Note::Over(..) if is_first_pass => {}
+                found => {
+                    notes.push(found);
+                    changes.fact(record, &[(volume, entry.located.position)]);
+                }
+            },
+        }
+        if changes.len() >= RECORDS_AT_ONCE || bytes >= BYTES_AT_ONCE {
+            apply(&mut changes, &mut notes, entry.next)?;
+            bytes = 0;
+        }
+    }
+    let end = match end {
+        KnownEnd::At(end) => end,
+        KnownEnd::AtLeast(_) => scan.position(),
+    };
+    apply(&mut changes, &mut notes, end)
+}

@@ -1,0 +1,255 @@
+//! Opening a store for writing.
+
+use crate::catch_up::catch_up;
+use crate::description::{Description, STORE_FILE, is_unused, make_directory};
+use crate::handle::StoreHandle;
+use crate::keeper::{Keeper, look_at_space};
+use crate::lane::Lane;
+use crate::logs::Logs;
+use crate::recover::{Orphans, open_journal, unannounced_runs};
+use crate::sabotage::Sabotage;
+use crate::shared::{Shared, SharedVolume, is_fault};
+use crate::writer::Queues;
+use crate::{StoreError, StoreOptions, StoreReader, StoreWriter, VolumeState, rebuild, volume};
+use sidetone_catalog::{Catalog, RocksCatalog};
+use sidetone_log::{Io, RingIo, VolumeNumber};
+use std::io;
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+
+/// Opens the catalog in a directory, and makes it when there is none.
+pub type OpenCatalog<'a> = dyn Fn(&Path) -> Result<Arc<dyn Catalog>, StoreError> + 'a;
+
+/// A store opened for writing: its four sides.
+pub struct Store {
+    pub writer: StoreWriter,
+    pub keeper: Keeper,
+    pub reader: Arc<StoreReader>,
+    pub handle: StoreHandle,
+}
+
+impl Store {
+    /// Opens the store for writing, waits for nothing: a second process gets [`StoreError::Locked`]. When this returns, the
+    /// catalog has everything that the journals and segments of the volumes hold that can be found; a volume that cannot
+    /// be written is no error ([`crate::VolumeState`]).
+    pub fn open(home: &Path, options: &StoreOptions) -> Result<Self, StoreError> {
+        let io: Arc<dyn Io> = Arc::new(RingIo::new());
+        let open_catalog = |path: &Path| {
+            rebuild::finish_exchange(home)?;
+            Ok(Arc::new(RocksCatalog::open(path)?) as Arc<dyn Catalog>)
+        };
+        Self::open_on(io, &open_catalog, home, options)
+    }
+
+    /// As [`Self::open`], in another world.
+    pub fn open_on(
+        io: Arc<dyn Io>,
+        open_catalog: &OpenCatalog<'_>,
+        home: &Path,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
+        Self::open_with(io, open_catalog, home, options, None)
+    }
+
+    pub(crate) fn open_with(
+        io: Arc<dyn Io>,
+        open_catalog: &OpenCatalog<'_>,
+        home: &Path,
+        options: &StoreOptions,
+        sabotage: Option<Sabotage>,
+    ) -> Result<Self, StoreError> {
+        let (lock, mut description, is_new) = take(&*io, home, options)?;
+        let volumes = volume::open(&*io, home, &mut description, &options.volumes, is_new || options.create_volumes)?;
+        let logs = Logs::new(Arc::clone(&io), description.store_id, &volumes);
+        let catalog = open_catalog(&home.join("catalog"))?;
+        let shared = Arc::new(Shared {
+            files: logs.files.clone(),
+            io,
+            catalog,
+            home: home.to_owned(),
+            description,
+            options: options.clone(),
+            volumes: volumes.into_iter().map(|volume| Arc::new(SharedVolume::new(volume))).collect(),
+            annotating: Mutex::default(),
+            writer: Mutex::default(),
+            keeper: Mutex::default(),
+            retirement_holds: Default::default(),
+            sabotage,
+            _lock: Some(lock),
+        });
+        let mut lanes = Vec::new();
+        for volume in &shared.volumes {
+            look_at_space(&shared, volume);
+            lanes.push(Lane::new(Arc::clone(volume), open_lane(&shared, volume)?));
+        }
+        let ends: Vec<_> = lanes.iter().map(|lane| (lane.shared.volume.number, lane.told)).collect();
+        if is_behind_segments(&*shared.catalog, &logs)? {
+            tracing::warn!("the catalog is empty: it is made from the segments, which may take a while");
+            rebuild::read_segments(&*shared.io, &*shared.catalog, &logs, &mut |_| {})?;
+        }
+        let caught_up = catch_up(&*shared.catalog, &logs, &ends, &mut |_| {})?;
+        caught_up.count(&mut shared.keeper());
+        for (volume, error) in caught_up.unreadable {
+            match &error {
+                StoreError::Log(error) if is_fault(error) => {
+                    tracing::error!(volume = volume.0, %error, "a volume's journal cannot be read: the store opens without what it holds");
+                    shared.volume(volume).inspect(|volume| volume.set_fault(volume.count_fault(error)));
+                }
+                _ => return Err(error),
+            }
+        }
+        if caught_up.records > 0 {
+            let damaged = caught_up.damaged.len();
+            tracing::info!(records = caught_up.records, damaged, "catalog caught up with the journals");
+        }
+        assemble(&shared, &logs, lanes)
+    }
+
+    pub fn split(self) -> (StoreWriter, Keeper, Arc<StoreReader>, StoreHandle) {
+        (self.writer, self.keeper, self.reader, self.handle)
+    }
+}
+
+/// Takes the store's lock and reads its description, or makes the store. Tells whether it was made.
+fn take(
+    io: &dyn Io,
+    home: &Path,
+    options: &StoreOptions,
+) -> Result<(Box<dyn Send + Sync>, Description, bool), StoreError> {
+    if Description::read(io, home)?.is_none() {
+        if !options.create {
+            return Err(StoreError::NotFound { path: home.to_owned() });
+        }
+        make_directory(io, home)?;
+        if !is_unused(io, home)? {
+            return Err(StoreError::ForeignDirectory { path: home.to_owned() });
+        }
+    }
+    let lock = take_lock(io, home)?;
+    // Once more under the lock: another process may have made it meanwhile.
+    if let Some(description) = Description::read(io, home)? {
+        return Ok((lock, description, false));
+    }
+    let description = Description::new(io, &options.node)
+        .map_err(|source| StoreError::io("draw a number for", home.join(STORE_FILE), source))?;
+    description.write(io, home)?;
+    Ok((lock, description, true))
+}
+
+/// The lock that keeps two writing processes off one store.
+pub(crate) fn take_lock(io: &dyn Io, home: &Path) -> Result<Box<dyn Send + Sync>, StoreError> {
+    let path = home.join("lock");
+    io.lock(&path).map_err(|source| match source.kind() {
+        io::ErrorKind::WouldBlock => {
+            let text = io.read(&path).ok().and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
+            let holder = text.trim();
+            let is_known = !holder.is_empty() && holder.bytes().all(|byte| byte.is_ascii_digit());
+            let process = if is_known { holder.to_owned() } else { "(unknown)".to_owned() };
+            StoreError::Locked { path: home.to_owned(), process }
+        }
+        _ => StoreError::io("lock", path, source),
+    })
+}
+
+/// The journal of a volume; `None` when its device does not let us.
+fn open_lane(shared: &Shared, volume: &SharedVolume) -> Result<Option<sidetone_log::Journal>, StoreError> {
+    if volume.fault() == VolumeState::Missing {
+        return Ok(None);
+    }
+    let failed = |what: &dyn std::fmt::Display, state| {
+        tracing::error!(volume = volume.volume.number.0, error = %what, "a volume cannot be written: the store opens without it");
+        volume.set_fault(state);
+    };
+    match open_journal(shared, volume) {
+        Ok(journal) => Ok(Some(journal)),
+        Err(StoreError::Log(error)) if is_fault(&error) => {
+            failed(&error, volume.count_fault(&error));
+            Ok(None)
+        }
+        Err(error @ (StoreError::Io { .. } | StoreError::ReadOnly { .. } | StoreError::Permission { .. })) => {
+            failed(&error, VolumeState::Failed);
+            Ok(None)
+        }
+        Err(error @ StoreError::NoSpace { .. }) => {
+            failed(&error, VolumeState::Full);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A catalog that knows nothing, not even where it is in the journals, of a store that has sealed recordings.
+fn is_behind_segments(catalog: &dyn Catalog, logs: &Logs) -> Result<bool, StoreError> {
+    if !catalog.applied()?.is_empty() {
+        return Ok(false);
+    }
+    for logs in logs.volumes().filter(|logs| logs.volume.present) {
+        if !logs.segments.segments()?.is_empty() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The sides of the store. Runs that a crash has left are announced and in the catalog afterwards.
+fn assemble(shared: &Arc<Shared>, logs: &Logs, lanes: Vec<Lane>) -> Result<Store, StoreError> {
+    let limits = &shared.options.limits;
+    let (submissions, submitted) = sync_channel(limits.submissions.max(1));
+    let (batches, batched) = sync_channel(limits.batches.max(1));
+    let (revived, revivals) = sync_channel(shared.volumes.len());
+    let reader = Arc::new(StoreReader::beside_writer(Arc::clone(shared), logs.clone()));
+    let handle = StoreHandle { shared: Arc::clone(shared), reader: Arc::clone(&reader), submissions };
+    let mut keeper = Keeper::new(Arc::clone(shared), logs.clone(), handle.clone(), batched, revived)?;
+    keeper.has_journals(lanes.iter().map(|lane| lane.journal.is_some()).collect());
+    let mut orphans = 0;
+    for lane in lanes.iter().filter(|lane| lane.journal.is_some()) {
+        let number = lane.shared.volume.number;
+        match unannounced_runs(shared, logs.volume(number)?) {
+            Ok(Orphans { runs, next, left_open }) => {
+                keeper.take_over(number, next, left_open);
+                orphans += runs.len();
+                runs.into_iter().for_each(|fact| keeper.adopt(fact));
+            }
+            Err(StoreError::Log(error)) if is_fault(&error) => {
+                // Nothing is sealed there until the next start.
+                tracing::error!(volume = number.0, %error, "the segments of a volume cannot be read");
+                lane.shared.count_fault(&error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let sequence = shared.catalog.sequence()?;
+    let running = running(shared, &lanes)?;
+    let queues = Queues { submissions: submitted, revived: revivals, batches };
+    let mut writer = StoreWriter::new(Arc::clone(shared), lanes, sequence, running, queues);
+    announce_orphans(&mut writer, &mut keeper, orphans);
+    Ok(Store { writer, keeper, reader, handle })
+}
+
+/// Brings announcements into the log and the catalog. When no volume can be written now, the keeper goes on trying.
+fn announce_orphans(writer: &mut StoreWriter, keeper: &mut Keeper, orphans: usize) {
+    // Each round submits what the queue takes, at least one; the next sees that it is in the catalog.
+    for _round in 0..2 * orphans {
+        keeper.pass_on();
+        if keeper.has_announced() {
+            return;
+        }
+        if let Err(error) = writer.flush() {
+            tracing::error!(%error, "runs that a crash has left are not announced yet");
+            return;
+        }
+    }
+    if orphans > 0 {
+        keeper.pass_on();
+    }
+}
+
+/// The active recordings, each with the lane that its audio is on.
+fn running(shared: &Shared, lanes: &[Lane]) -> Result<Vec<(sidetone_model::RecordingId, Option<usize>)>, StoreError> {
+    let lane_of = |volume: VolumeNumber| lanes.iter().position(|lane| lane.shared.volume.number == volume);
+    let pending = shared.catalog.pending()?.into_iter();
+    let active = pending.filter(|pending| pending.state == Some(sidetone_model::RecordingState::Active));
+    let newest = |places: Vec<(VolumeNumber, sidetone_log::LogPosition)>| places.first().map(|(volume, _)| *volume);
+    Ok(active.map(|pending| (pending.recording, newest(pending.oldest).and_then(lane_of))).collect())
+}

@@ -1,0 +1,190 @@
+//! A new catalog, from what segments and journals hold.
+
+use crate::catch_up::{RECORDS_AT_ONCE, Span, read_journals};
+use crate::description::Description;
+use crate::logs::{Logs, VolumeLogs};
+use crate::open::take_lock;
+use crate::shared::is_fault;
+use crate::{StoreError, volume};
+use serde::{Deserialize, Serialize};
+use sidetone_catalog::{Catalog, CatalogOptions, Changes, RocksCatalog};
+use sidetone_log::{
+    Fact, FactRecord, FactSequence, Io, KnownEnd, LogError, LogPosition, RingIo, SealedRun, SegmentEntry,
+    SegmentNumber, VolumeNumber,
+};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The catalog, one that is being made, and the one before while they change places.
+const CATALOG: &str = "catalog";
+const NEW: &str = "catalog.new";
+const OLD: &str = "catalog.old";
+
+/// How far a rebuild is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RebuildProgress {
+    pub segments: u64,
+    pub segments_total: u64,
+    pub runs: u64,
+    /// Records of the journals, which come last.
+    pub records: u64,
+    /// Places that could not be read. What they held is in no catalog.
+    pub damaged_places: u64,
+}
+
+/// Makes the catalog of a store anew, beside the old one, which is replaced when the new one is whole. Beside volumes that are
+/// missing, what only they hold is left out; what other volumes know of it is not.
+///
+/// # Errors
+/// [`StoreError::Locked`] while a process writes the store; damage is none.
+pub fn rebuild(home: &Path, progress: &mut dyn FnMut(RebuildProgress)) -> Result<RebuildProgress, StoreError> {
+    let io: Arc<dyn Io> = Arc::new(RingIo::new());
+    let not_found = || StoreError::NotFound { path: home.to_owned() };
+    let found = Description::read(&*io, home)?.ok_or_else(not_found)?;
+    let _lock = take_lock(&*io, home)?;
+    let volumes = volume::locate(&*io, home, &found)?;
+    let logs = Logs::new(Arc::clone(&io), found.store_id, &volumes);
+    finish_exchange(home)?;
+    let new = home.join(NEW);
+    remove(&new)?;
+    let catalog = RocksCatalog::create_bulk(&new, &CatalogOptions::default())?;
+    let done = fill(&*io, &catalog, &logs, progress)?;
+    catalog.finish()?;
+    let move_to = |from: &str, to: &str| {
+        std::fs::rename(home.join(from), home.join(to))
+            .and_then(|()| io.sync_directory(home))
+            .map_err(|source| StoreError::io("rename", home.join(from), source))
+    };
+    remove(&home.join(OLD))?;
+    if home.join(CATALOG).exists() {
+        move_to(CATALOG, OLD)?;
+    }
+    move_to(NEW, CATALOG)?;
+    remove(&home.join(OLD))?;
+    Ok(done)
+}
+
+/// Ends an exchange of catalogs that was interrupted: the new one was whole when the old one was moved away.
+pub(crate) fn finish_exchange(home: &Path) -> Result<(), StoreError> {
+    let path = |name: &str| home.join(name);
+    if path(CATALOG).exists() || !path(OLD).exists() {
+        return Ok(());
+    }
+    let from = if path(NEW).exists() { NEW } else { OLD };
+    std::fs::rename(path(from), path(CATALOG)).map_err(|source| StoreError::io("rename", path(from), source))
+}
+
+fn remove(directory: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", directory, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Brings into an empty catalog everything that segments and journals hold.
+pub(crate) fn fill(
+    io: &dyn Io,
+    catalog: &dyn Catalog,
+    logs: &Logs,
+    progress: &mut dyn FnMut(RebuildProgress),
+) -> Result<RebuildProgress, StoreError> {
+    let mut done = read_segments(io, catalog, logs, progress)?;
+    let spans: Vec<Span> = logs
+        .volumes()
+        .filter(|logs| logs.volume.present)
+        .map(|logs| Span {
+            volume: logs.volume.number,
+            from: LogPosition::default(),
+            end: KnownEnd::AtLeast(LogPosition::default()),
+        })
+        .collect();
+    let caught_up = read_journals(catalog, logs, &spans, &mut |_| {})?;
+    done.records = caught_up.records;
+    done.damaged_places += (caught_up.damaged.len() + caught_up.unreadable.len()) as u64;
+    for (volume, error) in caught_up.unreadable {
+        tracing::error!(volume = volume.0, %error, "the catalog is made without the rest of this journal");
+    }
+    progress(done);
+    catalog.persist()?;
+    Ok(done)
+}
+
+/// Brings into a catalog everything that segments hold. How far it is in the journals is not touched.
+pub(crate) fn read_segments(
+    io: &dyn Io,
+    catalog: &dyn Catalog,
+    logs: &Logs,
+    progress: &mut dyn FnMut(RebuildProgress),
+) -> Result<RebuildProgress, StoreError> {
+    let present = || logs.volumes().filter(|logs| logs.volume.present);
+    let mut done = RebuildProgress::default();
+    let mut segments: Vec<(VolumeNumber, SegmentNumber)> = Vec::new();
+    for logs in present() {
+        segments.extend(logs.segments.segments()?.into_iter().map(|segment| (logs.volume.number, segment)));
+    }
+    done.segments_total = segments.len() as u64;
+    let mut changes = Changes::default();
+    for (volume, segment) in segments {
+        let logs = logs.volume(volume)?;
+        if let Err(error) = read_segment(io, catalog, logs, segment, &mut changes, &mut done) {
+            if let StoreError::Catalog(_) = error {
+                return Err(error);
+            }
+            tracing::error!(volume = volume.0, segment = segment.0, %error, "the catalog is made without this segment");
+            done.damaged_places += 1;
+        }
+        done.segments += 1;
+        progress(done);
+    }
+    catalog.apply(&changes, &[])?;
+    Ok(done)
+}
+
+fn read_segment(
+    io: &dyn Io,
+    catalog: &dyn Catalog,
+    logs: &VolumeLogs,
+    segment: SegmentNumber,
+    changes: &mut Changes,
+    done: &mut RebuildProgress,
+) -> Result<(), StoreError> {
+    let contents = logs.contents(io, segment)?;
+    done.damaged_places += contents.damaged.len() as u64;
+    for entry in contents.entries {
+        let facts = match &entry {
+            SegmentEntry::Run(SealedRun { recording, run, through }) => {
+                done.runs += 1;
+                let (recording, through) = (*recording, through.clone());
+                let fact = Fact::Sealed { recording, run: run.clone(), through };
+                changes.fact(FactRecord { sequence: FactSequence(0), fact }, &[]);
+                let facts_length = match logs.segments.run_index(recording, run) {
+                    Ok(index) => index.chunks_offset,
+                    Err(error) if matches!(error, LogError::BadRunIndex { .. }) || is_fault(&error) => {
+                        tracing::error!(%recording, %error, "its facts are looked for without it");
+                        done.damaged_places += 1;
+                        run.index_offset
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                run.offset..run.offset.saturating_add(facts_length)
+            }
+            SegmentEntry::Facts(_) => entry.bytes(),
+        };
+        for fact in logs.segments.facts(segment, facts)? {
+            match fact {
+                Ok(record) => changes.fact(record, &[]),
+                Err(error) if error.is_damage() => {
+                    tracing::error!(volume = logs.volume.number.0, %error, "the catalog is made without it");
+                    done.damaged_places += 1;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if changes.len() >= RECORDS_AT_ONCE {
+            catalog.apply(changes, &[])?;
+            changes.clear();
+        }
+    }
+    Ok(())
+}

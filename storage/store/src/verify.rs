@@ -1,0 +1,522 @@
+//! Reads everything that a store holds and tells what is not as it was written: every byte of journals and segments that means
+//! anything, every Merkle root against its announcement, and the catalog against the log.
+//!
+//! Constraints: changes nothing and works beside a writer, in this process or another. What is being written meanwhile is
+//! left out, and the report says so. Memory is bounded whatever is damaged.
+
+use crate::StoreError;
+use crate::logs::VolumeLogs;
+use crate::reader::StoreReader;
+use serde::{Deserialize, Serialize};
+use sidetone_catalog::{Catalog, Filter, Query};
+use sidetone_log::{
+    Content, Damage, Fact, FactRecord, Fault, Finding, KnownEnd, LogError, LogPosition, SegmentEntry, SegmentNumber,
+    Verified, VolumeNumber, merkle,
+};
+use sidetone_model::{CaptureTime, Recording, RecordingId, Tick, TrackId};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Bad places told one by one; of those behind only the number.
+const PLACES_MAX: usize = 10_000;
+/// So many of the newest segments of a volume can be without footer for good reasons.
+const MAY_BE_OPEN: u32 = 2 * crate::keeper::OPEN_SPAN;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VerifyOptions {
+    /// Not faster than this, so that recording has its disks. Absent: as fast as they are.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VerifyProgress {
+    pub bytes: u64,
+    /// Of all files as they were at the beginning, preallocated space included.
+    pub bytes_total: u64,
+    pub files: u64,
+    pub files_total: u64,
+    pub bad_places: u64,
+}
+
+/// What was read, and what is wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct VerifyReport {
+    pub files: u64,
+    pub bytes: u64,
+    pub records: u64,
+    pub chunks: u64,
+    pub facts: u64,
+    pub runs: u64,
+    /// Recordings of which the catalog was held against the log.
+    pub recordings: u64,
+    pub bad_places: u64,
+    /// The first of them.
+    pub bad: Vec<BadPlace>,
+    /// What was left out, and why.
+    pub skipped: Vec<Skipped>,
+    /// Whoever watched wanted it to stop.
+    pub stopped: bool,
+}
+
+impl VerifyReport {
+    /// Everything that was read is as it was written.
+    pub fn is_clean(&self) -> bool {
+        self.bad_places == 0
+    }
+}
+
+/// A file of a store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFileName {
+    Journal(u32),
+    Segment(SegmentNumber),
+}
+
+impl fmt::Display for LogFileName {
+    /// As its path below the volume.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Journal(file) => write!(f, "journal/{file:010}.jnl"),
+            Self::Segment(segment) => write!(f, "segments/{:010}.seg", segment.0),
+        }
+    }
+}
+
+/// Something that is not as it was written.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BadPlace {
+    /// Absent when it is only in the catalog.
+    pub volume: Option<VolumeNumber>,
+    pub file: Option<LogFileName>,
+    /// In bytes of the file.
+    pub from: u64,
+    pub to: u64,
+    pub what: String,
+    /// Whose audio or facts it is, as far as an index or the catalog tells.
+    pub recording: Option<RecordingId>,
+    pub track: Option<TrackId>,
+    pub from_time: Option<CaptureTime>,
+    pub to_time: Option<CaptureTime>,
+}
+
+/// Something that could not be read now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Skipped {
+    pub volume: VolumeNumber,
+    /// Absent: all of the volume.
+    pub file: Option<LogFileName>,
+    /// From this byte on.
+    pub from: u64,
+    pub why: String,
+}
+
+/// Checks the store in `home`; `progress` is called now and then and can stop it.
+pub fn verify(
+    home: &Path,
+    options: &VerifyOptions,
+    progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
+) -> Result<VerifyReport, StoreError> {
+    StoreReader::open(home)?.verify(options, progress)
+}
+
+impl StoreReader {
+    /// As [`verify`].
+    pub fn verify(
+        &self,
+        options: &VerifyOptions,
+        progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
+    ) -> Result<VerifyReport, StoreError> {
+        let mut check = Check {
+            reader: self,
+            applied: BTreeMap::new(),
+            report: VerifyReport::default(),
+            progress: VerifyProgress::default(),
+            pace: Pace { bytes_per_second: options.bytes_per_second, began: Instant::now() },
+            tell: progress,
+        };
+        check.run()?;
+        Ok(check.report)
+    }
+}
+
+/// Keeps to a rate.
+struct Pace {
+    bytes_per_second: Option<u64>,
+    began: Instant,
+}
+
+impl Pace {
+    fn keep(&self, bytes: u64) {
+        let Some(rate) = self.bytes_per_second.filter(|rate| *rate > 0) else { return };
+        let due = Duration::from_secs_f64(bytes as f64 / rate as f64);
+        std::thread::sleep(due.saturating_sub(self.began.elapsed()));
+    }
+}
+
+struct Check<'a> {
+    reader: &'a StoreReader,
+    /// Everything in the journals before these positions is durable and in the catalog.
+    applied: BTreeMap<VolumeNumber, LogPosition>,
+    report: VerifyReport,
+    progress: VerifyProgress,
+    pace: Pace,
+    tell: &'a mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
+}
+
+impl Check<'_> {
+    fn run(&mut self) -> Result<(), StoreError> {
+        self.reader.refresh()?;
+        self.applied = self.catalog().applied()?;
+        let mut files = Vec::new();
+        for logs in self.reader.logs().volumes() {
+            let volume = logs.volume.number;
+            if self.reader.is_missing(volume) {
+                let why = "the volume is missing".to_owned();
+                self.report.skipped.push(Skipped { volume, file: None, from: 0, why });
+                continue;
+            }
+            files.extend(logs.journal.files()?.into_iter().map(|file| (volume, LogFileName::Journal(file))));
+            files.extend(logs.segments.segments()?.into_iter().map(|segment| (volume, LogFileName::Segment(segment))));
+        }
+        self.progress.files_total = files.len() as u64;
+        for &(volume, file) in &files {
+            let logs = self.reader.logs().volume(volume)?;
+            let size = self.reader.io().size(&path(logs, file));
+            self.progress.bytes_total += size.map_or(0, |size| size.bytes);
+        }
+        for (volume, file) in files {
+            if self.report.stopped {
+                return Ok(());
+            }
+            self.check_file(volume, file)?;
+            self.progress.files += 1;
+            self.tell();
+        }
+        for (volume, end) in self.applied.clone() {
+            if self.report.stopped {
+                return Ok(());
+            }
+            if !self.reader.is_missing(volume) {
+                self.compare_journal(volume, end)?;
+            }
+        }
+        self.compare_recordings()
+    }
+
+    fn catalog(&self) -> &dyn Catalog {
+        &**self.reader.catalog()
+    }
+
+    // ---- files
+
+    fn check_file(&mut self, volume: VolumeNumber, file: LogFileName) -> Result<(), StoreError> {
+        let reader = self.reader;
+        let logs = reader.logs().volume(volume)?;
+        let applied = self.applied.get(&volume).copied().unwrap_or_default();
+        let mut damages = Vec::new();
+        let verified = {
+            let mut watch = |finding: Finding| self.watch(finding, &mut damages);
+            match file {
+                LogFileName::Journal(number) => {
+                    let at_least = if number == applied.file { applied.offset } else { 0 };
+                    logs.journal.verify_file(number, at_least, &mut watch)
+                }
+                LogFileName::Segment(number) => {
+                    let newest = logs.segments.segments()?.last().map_or(0, |last| last.0);
+                    let may_be_open = number.0 + MAY_BE_OPEN > newest;
+                    let closed = logs.is_closed(reader.io(), number)? || !may_be_open;
+                    logs.segments.verify_file(number, 0, closed, &mut watch)
+                }
+            }
+        };
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(LogError::Retired { .. }) => {
+                self.skip(volume, Some(file), 0, "it was removed meanwhile: what it held has moved");
+                return Ok(());
+            }
+            Err(error) => {
+                let end = reader.io().size(&path(logs, file)).map_or(0, |size| size.bytes);
+                self.bad(BadPlace::of_file(volume, file, 0, end, error.to_string()));
+                return Ok(());
+            }
+        };
+        self.count(&verified);
+        let open_from = self.open_from(volume, file, &verified, applied)?;
+        if let Some(from) = open_from {
+            self.skip(volume, Some(file), from, "it is being written, or its process has just ended");
+        }
+        for damage in damages {
+            if open_from.is_some_and(|from| damage.from >= from) {
+                continue;
+            }
+            for bad in self.attribute(volume, file, damage)? {
+                self.bad(bad);
+            }
+        }
+        if let LogFileName::Segment(segment) = file {
+            self.compare_segment(logs, segment)?;
+        }
+        Ok(())
+    }
+
+    /// From where on a file may be in the middle of a change.
+    fn open_from(
+        &self,
+        volume: VolumeNumber,
+        file: LogFileName,
+        verified: &Verified,
+        applied: LogPosition,
+    ) -> Result<Option<u64>, StoreError> {
+        Ok(match file {
+            LogFileName::Journal(number) => {
+                let newest = self.reader.logs().volume(volume)?.journal.files()?.last().copied();
+                let from = if number == applied.file { applied.offset } else { 0 };
+                (number >= applied.file && newest == Some(number)).then_some(from)
+            }
+            LogFileName::Segment(_) => (!verified.closed).then_some(verified.end),
+        })
+    }
+
+    fn watch(&mut self, finding: Finding, damages: &mut Vec<Damage>) -> ControlFlow<()> {
+        match finding {
+            Finding::Read(bytes) => {
+                self.progress.bytes += bytes;
+                self.report.bytes += bytes;
+                self.pace.keep(self.progress.bytes);
+                self.tell();
+            }
+            Finding::Damage(damage) => {
+                if damages.len() < PLACES_MAX {
+                    damages.push(damage);
+                }
+            }
+        }
+        if self.report.stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn tell(&mut self) {
+        self.progress.bad_places = self.report.bad_places;
+        self.report.stopped |= (self.tell)(&self.progress).is_break();
+    }
+
+    fn count(&mut self, verified: &Verified) {
+        self.report.files += 1;
+        self.report.records += verified.records;
+        self.report.chunks += verified.chunks;
+        self.report.facts += verified.facts;
+        self.report.runs += verified.runs;
+    }
+
+    fn skip(&mut self, volume: VolumeNumber, file: Option<LogFileName>, from: u64, why: &str) {
+        self.report.skipped.push(Skipped { volume, file, from, why: why.to_owned() });
+    }
+
+    fn bad(&mut self, bad: BadPlace) {
+        self.report.bad_places += 1;
+        if self.report.bad.len() < PLACES_MAX {
+            self.report.bad.push(bad);
+        }
+    }
+
+    /// Whose a damaged place is: a segment's index has told already; of a journal the catalog knows what lies there.
+    fn attribute(&self, volume: VolumeNumber, file: LogFileName, damage: Damage) -> Result<Vec<BadPlace>, StoreError> {
+        let mut bad = BadPlace::of_file(volume, file, damage.from, damage.to, damage.fault.text().to_owned());
+        (bad.recording, bad.track) = (damage.recording, damage.track);
+        (bad.from_time, bad.to_time) = times(damage.ticks);
+        let LogFileName::Journal(number) = file else { return Ok(vec![bad]) };
+        if damage.fault == Fault::Fill {
+            return Ok(vec![bad]);
+        }
+        let mut found = Vec::new();
+        for pending in self.catalog().pending()?.iter().filter(|pending| pending.unsealed_chunks > 0) {
+            for track in (0..=u8::MAX).map(TrackId) {
+                for row in self.catalog().journal_chunks(pending.recording, track, Tick(0), Tick(u64::MAX))? {
+                    let position = row.located.position;
+                    let end = position.offset + u64::from(row.located.length);
+                    if row.volume != volume || position.file != number || position.offset >= bad.to || end <= bad.from {
+                        continue;
+                    }
+                    let ticks = row.first_tick..Tick(row.first_tick.0 + u64::from(row.ticks));
+                    let (from_time, to_time) = times(Some(ticks));
+                    let recording = Some(pending.recording);
+                    let (from, to) = (position.offset, end);
+                    found.push(BadPlace { from, to, recording, track: Some(track), from_time, to_time, ..bad.clone() });
+                }
+            }
+        }
+        // What the catalog does not know was of no consequence any more: facts that were replaced, audio that is sealed.
+        Ok(if found.is_empty() { vec![bad] } else { found })
+    }
+
+    // ---- the catalog against the log
+
+    /// Everything that a journal holds up to where it is applied is in the catalog.
+    fn compare_journal(&mut self, volume: VolumeNumber, end: LogPosition) -> Result<(), StoreError> {
+        let logs = self.reader.logs().volume(volume)?;
+        let scan = match logs.journal.scan(LogPosition::default(), KnownEnd::At(end)) {
+            Ok(scan) => scan,
+            Err(error) => {
+                self.bad(BadPlace::of_catalog(None, format!("the catalog is ahead of volume {}: {error}", volume.0)));
+                return Ok(());
+            }
+        };
+        for entry in scan {
+            // Damage was told by the check of the file; a file may go meanwhile.
+            let Ok(entry) = entry else { continue };
+            if self.report.stopped {
+                return Ok(());
+            }
+            let what = match &entry.content {
+                Content::Chunk(chunk) => {
+                    let (recording, track, tick) =
+                        (chunk.header.recording, chunk.header.track, chunk.header.first_tick);
+                    let rows = self.catalog().journal_chunks(recording, track, tick, Tick(tick.0.saturating_add(1)))?;
+                    let is_sealed = || {
+                        Ok::<_, StoreError>(
+                            self.catalog()
+                                .runs(recording)?
+                                .iter()
+                                .any(|run| run.first_tick <= tick && tick < run.end_tick),
+                        )
+                    };
+                    let is_known = rows.iter().any(|row| row.first_tick == tick) || is_sealed()?;
+                    (!is_known).then_some((Some(recording), "the catalog does not know this audio"))
+                }
+                Content::Fact(record) => self.compare_fact(record)?,
+            };
+            if let Some((recording, what)) = what {
+                let position = entry.located.position;
+                let (from, to) = (position.offset, position.offset + u64::from(entry.located.length));
+                let file = LogFileName::Journal(position.file);
+                self.bad(BadPlace { recording, ..BadPlace::of_file(volume, file, from, to, what.to_owned()) });
+            }
+        }
+        Ok(())
+    }
+
+    /// The facts of a segment are in the catalog, and so are its runs.
+    fn compare_segment(&mut self, logs: &VolumeLogs, segment: SegmentNumber) -> Result<(), StoreError> {
+        // What cannot be read was told by the check of the file.
+        let Ok(contents) = logs.segments.contents(segment, 0) else { return Ok(()) };
+        let (volume, file) = (logs.volume.number, LogFileName::Segment(segment));
+        for entry in contents.entries {
+            let bytes = entry.bytes();
+            let facts = match &entry {
+                SegmentEntry::Run(sealed) => {
+                    // One that is being announced is in no footer yet.
+                    let is_known = !contents.closed || self.catalog().runs(sealed.recording)?.contains(&sealed.run);
+                    if !is_known {
+                        let what = "the catalog does not know this run, or knows another root".to_owned();
+                        let bad = BadPlace::of_file(volume, file, bytes.start, bytes.end, what);
+                        self.bad(BadPlace { recording: Some(sealed.recording), ..bad });
+                    }
+                    continue;
+                }
+                SegmentEntry::Facts(_) => logs.segments.facts(segment, bytes.clone()),
+            };
+            let Ok(facts) = facts else { continue };
+            for record in facts.filter_map(Result::ok) {
+                if let Some((recording, what)) = self.compare_fact(&record)? {
+                    let bad = BadPlace::of_file(volume, file, bytes.start, bytes.end, what.to_owned());
+                    self.bad(BadPlace { recording, ..bad });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is wrong with the catalog as far as a fact is concerned.
+    fn compare_fact(&self, record: &FactRecord) -> Result<Option<(Option<RecordingId>, &'static str)>, StoreError> {
+        let catalog = self.catalog();
+        let recording = record.fact.recording();
+        let newest = |is_kind: fn(&Fact) -> bool, id: RecordingId| {
+            let held = catalog.facts(id)?;
+            let held = held.iter().filter(|held| is_kind(&held.record.fact)).map(|held| held.record.sequence);
+            Ok::<_, StoreError>(held.max())
+        };
+        let is_known = match &record.fact {
+            Fact::Recording { recording, .. } => {
+                newest(|fact| matches!(fact, Fact::Recording { .. }), recording.id)? >= Some(record.sequence)
+            }
+            Fact::Annotations { recording, .. } => {
+                newest(|fact| matches!(fact, Fact::Annotations { .. }), *recording)? >= Some(record.sequence)
+            }
+            Fact::Sealed { recording, run, .. } => catalog.runs(*recording)?.contains(run),
+            Fact::Replayed { digest, .. } => catalog.has_replayed(digest)?,
+            Fact::Clock { .. } => true,
+        };
+        let what = match &record.fact {
+            Fact::Sealed { .. } => "the catalog does not know this run, or knows another root",
+            _ => "the catalog does not know this fact",
+        };
+        Ok((!is_known).then_some((recording, what)))
+    }
+
+    /// What the catalog says of recordings is there.
+    fn compare_recordings(&mut self) -> Result<(), StoreError> {
+        let mut query = Query { filter: Filter::everything(), cursor: None, limit: 1000 };
+        loop {
+            let page = self.catalog().search(&query)?;
+            for recording in page.recordings {
+                self.report.recordings += 1;
+                self.compare_recording(&recording)?;
+                if self.report.stopped {
+                    return Ok(());
+                }
+            }
+            self.tell();
+            query.cursor = page.next;
+            if query.cursor.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn compare_recording(&mut self, recording: &Recording) -> Result<(), StoreError> {
+        let id = recording.id;
+        let runs = self.catalog().runs(id)?;
+        for run in runs.iter().filter(|run| !self.reader.is_missing(run.volume)) {
+            // Its index has the root that was announced, and names the recording.
+            if let Err(error) = self.reader.logs().run_index(id, run) {
+                let (file, end) = (LogFileName::Segment(run.segment), run.offset + run.length);
+                let bad = BadPlace::of_file(run.volume, file, run.offset, end, error.to_string());
+                let (from_time, to_time) = times(Some(run.first_tick..run.end_tick));
+                self.bad(BadPlace { recording: Some(id), from_time, to_time, ..bad });
+            }
+        }
+        if let Some(proof) = &recording.proof
+            && proof.merkle_root != merkle::recording_root(&runs)
+        {
+            self.bad(BadPlace::of_catalog(Some(id), "its Merkle root is not that of its runs".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl BadPlace {
+    fn of_file(volume: VolumeNumber, file: LogFileName, from: u64, to: u64, what: String) -> Self {
+        Self { volume: Some(volume), file: Some(file), from, to, ..Self::of_catalog(None, what) }
+    }
+
+    fn of_catalog(recording: Option<RecordingId>, what: String) -> Self {
+        Self { volume: None, file: None, from: 0, to: 0, what, recording, track: None, from_time: None, to_time: None }
+    }
+}
+
+fn path(logs: &VolumeLogs, file: LogFileName) -> std::path::PathBuf {
+    match file {
+        LogFileName::Journal(file) => logs.journal.path(file),
+        LogFileName::Segment(segment) => logs.segments.path(segment),
+    }
+}
+
+fn times(ticks: Option<std::ops::Range<Tick>>) -> (Option<CaptureTime>, Option<CaptureTime>) {
+    ticks.map_or((None, None), |ticks| (Some(ticks.start.start()), Some(ticks.end.start())))
+}

@@ -1,0 +1,364 @@
+//! What is done to a whole store: checking it, making its catalog anew, backing it up and restoring it.
+
+mod support;
+
+use sidetone_catalog::{RocksCatalog, dump};
+use sidetone_model::{Hold, RecordingState, Retention, Tick, TrackId};
+use sidetone_store::{
+    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, StoreError, StoreOptions, StoreReader,
+    VerifyOptions, VerifyReport, VolumeNumber, VolumeState, backup, rebuild, restore, verify,
+};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use support::{Opened, fact, header, id, open_with, options, recording};
+
+/// A store with two volumes.
+fn two_volumes(directory: &Path) -> StoreOptions {
+    StoreOptions { volumes: vec![directory.join("disk1")], ..options() }
+}
+
+/// Recordings `numbers`, of which those below `over` are over, with 10 chunks each.
+fn fill(store: &mut Opened, numbers: std::ops::Range<u128>, over: u128) {
+    for number in numbers {
+        store.writer.append_fact(fact(recording(number, RecordingState::Active), Some(number as u64))).unwrap();
+        for second in 0..10 {
+            store.writer.append_chunk(&header(number, second * 50), &[number as u8; 5000]).unwrap();
+        }
+        if number < over {
+            store.writer.append_fact(fact(recording(number, RecordingState::Complete), None)).unwrap();
+        }
+        store.flush();
+    }
+}
+
+fn audio(reader: &std::sync::Arc<StoreReader>, number: u128) -> Vec<Vec<u8>> {
+    let chunks = reader.chunks(id(number), TrackId(0), Tick(0)..Tick(u64::MAX)).unwrap();
+    chunks.map(|chunk| chunk.unwrap().payload).collect()
+}
+
+fn lines(home: &Path) -> Vec<String> {
+    let scratch = tempfile::tempdir().unwrap();
+    let catalog = RocksCatalog::open_secondary(&home.join("catalog"), scratch.path()).unwrap();
+    let mut lines = Vec::new();
+    dump(&catalog, &mut |line| lines.push(line.to_owned())).unwrap();
+    lines
+}
+
+fn check(home: &Path) -> VerifyReport {
+    verify(home, &VerifyOptions::default(), &mut |_| ControlFlow::Continue(())).unwrap()
+}
+
+fn damage(path: &Path, offset: u64) {
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[offset as usize] ^= 0x10;
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_flipped_bit_is_told_by_recording_track_time_and_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..21, 11);
+    store.settle();
+    let place = |number, tick: u64| {
+        let found = store.reader.chunk_locations(id(number), TrackId(0), Tick(tick)..Tick(tick + 1)).unwrap();
+        found.into_iter().next().unwrap().place
+    };
+    let ChunkPlace::Segment { run, entry } = place(5, 250) else { panic!("it is over, and not sealed") };
+    let ChunkPlace::Journal { located, .. } = place(15, 100) else { panic!("it goes on, and is sealed") };
+    store.close();
+    let clean = check(&home);
+    assert!(clean.is_clean(), "{:?}", clean.bad);
+    assert_eq!((clean.runs, clean.recordings), (10, 20));
+
+    let segment = LogFileName::Segment(run.segment);
+    damage(&home.join(segment.to_string()), run.offset + entry.offset + 2000);
+    let journal = LogFileName::Journal(located.position.file);
+    damage(&home.join(journal.to_string()), located.position.offset + 2000);
+    let report = check(&home);
+    let of = |number| {
+        let bad: Vec<_> = report.bad.iter().filter(|bad| bad.recording == Some(id(number))).collect();
+        assert_eq!(bad.len(), 1, "{:?}", report.bad);
+        bad[0].clone()
+    };
+    let (sealed, unsealed) = (of(5), of(15));
+    assert_eq!((sealed.volume, sealed.file, sealed.track), (Some(VolumeNumber(0)), Some(segment), Some(TrackId(0))));
+    assert_eq!((sealed.from_time, sealed.to_time), (Some(Tick(250).start()), Some(Tick(300).start())));
+    assert!(sealed.from <= run.offset + entry.offset + 2000 && run.offset + entry.offset + 2000 < sealed.to);
+    assert_eq!((unsealed.file, unsealed.track), (Some(journal), Some(TrackId(0))));
+    assert_eq!((unsealed.from_time, unsealed.to_time), (Some(Tick(100).start()), Some(Tick(150).start())));
+    assert_eq!(report.bad_places, 2, "{:?}", report.bad);
+
+    // The rest plays.
+    let reader = StoreReader::open(&home).unwrap();
+    for number in [5, 15] {
+        let chunks = reader.chunks(id(number), TrackId(0), Tick(0)..Tick(u64::MAX)).unwrap();
+        assert_eq!(chunks.filter(Result::is_ok).count(), 9, "recording {number}");
+    }
+    // A damaged index costs nothing of what it tells of.
+    damage(&home.join(segment.to_string()), run.offset + run.index_offset + 20);
+    let reader = StoreReader::open(&home).unwrap();
+    let chunks = reader.chunks(id(5), TrackId(0), Tick(0)..Tick(250)).unwrap();
+    assert_eq!(chunks.filter(Result::is_ok).count(), 5, "those before the damaged one");
+    assert!(!check(&home).is_clean());
+}
+
+#[test]
+fn a_catalog_that_differs_from_the_log_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..6, 6);
+    store.settle();
+    store.close();
+    // A catalog of a moment ago, beside the log of now.
+    let before = directory.path().join("before");
+    let copied = std::process::Command::new("cp").arg("-a").arg(home.join("catalog")).arg(&before).status().unwrap();
+    assert!(copied.success());
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 6..11, 11);
+    store.settle();
+    store.close();
+    assert!(check(&home).is_clean());
+    std::fs::remove_dir_all(home.join("catalog")).unwrap();
+    std::fs::rename(&before, home.join("catalog")).unwrap();
+    let report = check(&home);
+    let unknown =
+        |number| report.bad.iter().any(|bad| bad.recording == Some(id(number)) && bad.what.contains("catalog"));
+    assert!((6..11).all(unknown) && !(1..6).any(unknown), "{:?}", report.bad);
+    assert!(rebuild(&home, &mut |_| {}).unwrap().runs == 10);
+    assert!(check(&home).is_clean());
+}
+
+#[test]
+fn verifying_beside_a_writer_says_what_it_leaves_out_and_keeps_to_a_rate() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..31, 21);
+    store.settle();
+    store.writer.append_chunk(&header(40, 0), &[1; 5000]).unwrap();
+    let began = Instant::now();
+    let mut told = 0;
+    let options = VerifyOptions { bytes_per_second: Some(4 << 20) };
+    let report = verify(&home, &options, &mut |progress| {
+        told = progress.bytes;
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert!(report.is_clean(), "{:?}", report.bad);
+    assert!(report.skipped.iter().any(|skipped| matches!(skipped.file, Some(LogFileName::Journal(_)))), "{report:?}");
+    assert!(told == report.bytes && report.bytes > 1 << 20, "{report:?}");
+    let least = Duration::from_secs_f64(report.bytes as f64 / (4 << 20) as f64 * 0.8);
+    assert!(began.elapsed() >= least, "{:?} for {} bytes", began.elapsed(), report.bytes);
+    // In the writer's process too, and it can be stopped.
+    assert!(store.reader.verify(&VerifyOptions::default(), &mut |_| ControlFlow::Continue(())).unwrap().is_clean());
+    let stopped = store.reader.verify(&VerifyOptions::default(), &mut |_| ControlFlow::Break(())).unwrap();
+    assert!(stopped.stopped && stopped.files < report.files, "{stopped:?}");
+}
+
+#[test]
+fn a_rebuilt_catalog_is_the_same_and_an_interrupted_exchange_is_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let options = two_volumes(directory.path());
+    let mut store = open_with(&home, &options);
+    fill(&mut store, 1..31, 21);
+    let change = AnnotationChange { set_tags: [("case".into(), "7".into())].into(), ..Default::default() };
+    let handle = store.handle.clone();
+    let annotating = std::thread::spawn(move || handle.annotate(id(3), &change).unwrap());
+    while !annotating.is_finished() {
+        store.writer.poll();
+        store.keeper.step();
+    }
+    store.settle();
+    assert!(matches!(rebuild(&home, &mut |_| {}), Err(StoreError::Locked { .. })));
+    store.close();
+    let before = lines(&home);
+    assert!(before.iter().any(|line| line.contains("\"case\":\"7\"")));
+    let mut told = 0;
+    let done = rebuild(&home, &mut |progress| told = progress.segments).unwrap();
+    assert_eq!((done.damaged_places, done.runs, done.segments), (0, 20, told));
+    assert_eq!(lines(&home), before);
+    assert!(check(&home).is_clean());
+
+    // Interrupted between the two names.
+    std::fs::rename(home.join("catalog"), home.join("catalog.new")).unwrap();
+    std::fs::create_dir(home.join("catalog.old")).unwrap();
+    let store = open_with(&home, &options);
+    assert_eq!(store.reader.search(&Query { limit: 1000, ..Query::default() }).unwrap().recordings.len(), 30);
+    assert_eq!(audio(&store.reader, 7), vec![vec![7; 5000]; 10]);
+    store.close();
+    assert_eq!(lines(&home), before);
+}
+
+#[test]
+fn a_backup_is_made_while_recording_and_is_a_store_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (home, target) = (directory.path().join("store"), directory.path().join("backup"));
+    let options = two_volumes(directory.path());
+    let mut store = open_with(&home, &options);
+    fill(&mut store, 1..21, 11);
+    store.settle();
+    let first = store.reader.backup(&target, &BackupOptions::default(), &mut |_| {}).unwrap();
+    assert!(first.bytes > 0 && first.files_kept == 0, "{first:?}");
+    fill(&mut store, 21..41, 41);
+    store.settle();
+    // The same again, and more; the second time only what is new.
+    let second = store.reader.backup(&target, &BackupOptions { link: true }, &mut |_| {}).unwrap();
+    let third = store.reader.backup(&target, &BackupOptions::default(), &mut |_| {}).unwrap();
+    assert!(third.files_kept >= second.files_total - 4, "{third:?}");
+    // What is written after the backup is not in it.
+    fill(&mut store, 41..45, 45);
+    store.settle();
+    assert!(matches!(
+        StoreReader::open(&home).unwrap().backup(&target, &BackupOptions::default(), &mut |_| {}),
+        Err(StoreError::Locked { .. })
+    ));
+    store.close();
+
+    let (again, disk) = (directory.path().join("again"), directory.path().join("disk2"));
+    let wrong = restore(&target, &again, &[], &mut |_| {});
+    assert!(matches!(wrong, Err(StoreError::VolumeCount { wanted: 1, given: 0 })));
+    restore(&target, &again, std::slice::from_ref(&disk), &mut |_| {}).unwrap();
+    assert!(matches!(restore(&target, &again, &[disk.clone()], &mut |_| {}), Err(StoreError::ForeignDirectory { .. })));
+    let report = check(&again);
+    assert!(report.is_clean(), "{:?}", report.bad);
+    let mut store = open_with(&again, &options.clone().with_volume(&disk));
+    assert_eq!(store.reader.search(&Query { limit: 1000, ..Query::default() }).unwrap().recordings.len(), 40);
+    for number in 1..41 {
+        assert_eq!(audio(&store.reader, number), vec![vec![number as u8; 5000]; 10], "recording {number}");
+    }
+    // It goes on.
+    fill(&mut store, 50..52, 52);
+    store.settle();
+    store.close();
+    assert!(check(&again).is_clean());
+
+    // Of a store that nobody writes; and not into somebody else's directory.
+    let cold = directory.path().join("cold");
+    backup(&again, &cold, &BackupOptions::default(), &mut |_| {}).unwrap();
+    assert!(matches!(backup(&home, &cold, &BackupOptions::default(), &mut |_| {}), Err(StoreError::NotABackup { .. })));
+    let foreign = directory.path().join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("thesis.txt"), "mine").unwrap();
+    assert!(matches!(
+        backup(&home, &foreign, &BackupOptions::default(), &mut |_| {}),
+        Err(StoreError::NotABackup { .. })
+    ));
+}
+
+trait WithVolume {
+    fn with_volume(self, directory: &Path) -> StoreOptions;
+}
+
+impl WithVolume for StoreOptions {
+    fn with_volume(self, directory: &Path) -> StoreOptions {
+        StoreOptions { volumes: vec![PathBuf::from(directory)], ..self }
+    }
+}
+
+#[test]
+fn a_volume_that_is_not_mounted_is_missing_and_its_mount_point_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let options = two_volumes(directory.path());
+    let disk = options.volumes[0].clone();
+    let mut store = open_with(&home, &options);
+    fill(&mut store, 1..21, 21);
+    store.settle();
+    let on_disk: Vec<u128> = (1..21)
+        .filter(|&number| store.reader.runs(id(number)).unwrap().iter().all(|run| run.volume == VolumeNumber(1)))
+        .collect();
+    assert!(!on_disk.is_empty() && on_disk.len() < 20, "audio is on both volumes");
+    store.close();
+    // Unmounted: an empty directory.
+    let away = directory.path().join("away");
+    std::fs::rename(&disk, &away).unwrap();
+    std::fs::create_dir(&disk).unwrap();
+    let mut store = open_with(&home, &options);
+    let statistics = store.reader.statistics().unwrap();
+    assert_eq!(statistics.volumes[1].state, VolumeState::Missing);
+    fill(&mut store, 21..26, 26);
+    store.settle();
+    let number = on_disk[0];
+    assert_eq!(store.reader.recording(id(number)).unwrap().unwrap().state, RecordingState::Complete);
+    let mut chunks = store.reader.chunks(id(number), TrackId(0), Tick(0)..Tick(u64::MAX)).unwrap();
+    assert!(matches!(chunks.next(), Some(Err(StoreError::VolumeMissing { volume: VolumeNumber(1) }))));
+    assert_eq!(audio(&store.reader, 23), vec![vec![23; 5000]; 10]);
+    store.close();
+    assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 0, "nothing is written below the mount point");
+    let report = check(&home);
+    assert!(report.is_clean() && report.skipped.iter().any(|skipped| skipped.file.is_none()), "{report:?}");
+    // Mounted again, elsewhere, while the store is in use.
+    let mut store = open_with(&home, &options);
+    std::fs::remove_dir(&disk).unwrap();
+    std::fs::rename(&away, &disk).unwrap();
+    let began = Instant::now();
+    while store.reader.statistics().unwrap().volumes[1].state == VolumeState::Missing {
+        assert!(began.elapsed() < Duration::from_secs(20), "a volume that is back is found");
+        store.writer.poll();
+        store.keeper.step();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    fill(&mut store, 26..46, 46);
+    store.settle();
+    for number in 1..46 {
+        assert_eq!(audio(&store.reader, number), vec![vec![number as u8; 5000]; 10], "recording {number}");
+    }
+    assert!((26..46).any(|number| store.reader.runs(id(number)).unwrap()[0].volume == VolumeNumber(1)));
+    store.close();
+    assert!(check(&home).is_clean());
+}
+
+#[test]
+fn annotations_of_many_at_once_do_not_undo_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = open_with(&directory.path().join("store"), &options());
+    fill(&mut store, 1..3, 3);
+    let threads: Vec<_> = (0..8)
+        .map(|thread| {
+            let handle = store.handle.clone();
+            std::thread::spawn(move || {
+                for number in 0..10 {
+                    let set_tags = [(format!("tag {thread} {number}"), "x".to_owned())].into();
+                    handle.annotate(id(1), &AnnotationChange { set_tags, ..Default::default() }).unwrap();
+                }
+            })
+        })
+        .collect();
+    while threads.iter().any(|thread| !thread.is_finished()) {
+        store.writer.poll();
+        store.keeper.step();
+    }
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(store.reader.recording(id(1)).unwrap().unwrap().annotations.tags.len(), 80);
+    let hold = Hold { reason: "case 7".into(), by: "anna".into(), at: Tick(1).start() };
+    let retention = Retention { class: "long".into(), expires_at: None };
+    let change = AnnotationChange {
+        remove_tags: ["tag 0 0".to_owned()].into(),
+        hold: Some(Some(hold.clone())),
+        retention: Some(Some(retention.clone())),
+        ..Default::default()
+    };
+    let handle = store.handle.clone();
+    let annotating = std::thread::spawn(move || {
+        let done = handle.annotate(id(1), &change).unwrap();
+        assert!(matches!(handle.annotate(id(99), &change), Err(StoreError::NoRecording { .. })));
+        let empty = AnnotationChange { set_tags: [(" ".to_owned(), String::new())].into(), ..Default::default() };
+        assert!(matches!(handle.annotate(id(1), &empty), Err(StoreError::BadAnnotation { .. })));
+        done
+    });
+    while !annotating.is_finished() {
+        store.writer.poll();
+        store.keeper.step();
+    }
+    let done = annotating.join().unwrap();
+    assert_eq!((done.tags.len(), done.hold, done.retention), (79, Some(hold), Some(retention)));
+    // Without a writer nothing is promised.
+    let handle = store.handle.clone();
+    store.close();
+    assert!(matches!(handle.annotate(id(1), &AnnotationChange::default()), Err(StoreError::Closed)));
+}

@@ -1,0 +1,328 @@
+//! `sidetone store`: sizes, checks, a new catalog, backups.
+
+use crate::client::Recorder;
+use crate::output::{print_flat, print_json};
+use crate::recordings::StoreDirectory;
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use sidetone_store::{
+    BackupOptions, BackupProgress, BadPlace, RebuildProgress, Skipped, StoreError, StoreReader, VerifyOptions,
+    VerifyReport,
+};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Damage printed for people one by one; --json has more of it.
+const BAD_PLACES_SHOWN: usize = 100;
+
+#[derive(Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Sizes and counts of a store.
+    Stats {
+        #[command(flatten)]
+        store: StoreDirectory,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read everything a store holds and tell what is not as it was written.
+    ///
+    /// Checks every record of journals and segments, every run of audio against its Merkle root, and the catalog against both.
+    /// Changes nothing, and works beside a running recorder. Ends with 1 when something is damaged; each damaged
+    /// record is told with its recording and time. Damage of audio is silence in that recording; `sidetone store rebuild` mends
+    /// a damaged catalog.
+    #[command(
+        after_help = "Examples:\n  sidetone store verify\n  sidetone store verify --rate 50 --json   # at most 50 MB/s, for a disk that records meanwhile"
+    )]
+    Verify(VerifyArguments),
+    /// Make the catalog of a store anew, from its journals and segments.
+    ///
+    /// For a catalog that is damaged or lost. The old one is replaced when the new one is whole. No recorder may run on the
+    /// store meanwhile: stop it first (`systemctl stop sidetone`), and start it again afterwards.
+    #[command(after_help = "Example:\n  sidetone store rebuild --store /var/lib/sidetone")]
+    Rebuild {
+        #[command(flatten)]
+        store: StoreDirectory,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copy a store to a directory, while it is in use.
+    ///
+    /// The first backup copies everything, further ones to the same directory what has come since. A running recorder is asked
+    /// to do it, and goes on recording. An interrupted backup is finished by the next one.
+    #[command(
+        after_help = "Examples:\n  sidetone store backup /mnt/backup/sidetone\n  sidetone store backup /srv/copy --link   # same disk: takes no space, saves from mistakes and not from the disk"
+    )]
+    Backup(BackupArguments),
+    /// Make a store of a backup.
+    ///
+    /// The new store's directories must be empty or not there. A recorder can be started on it afterwards.
+    #[command(
+        after_help = "Example:\n  sidetone store restore /mnt/backup/sidetone --store /var/lib/sidetone\n  sidetone store restore /mnt/backup/sidetone --store /var/lib/sidetone --volume /mnt/disk1 --volume /mnt/disk2"
+    )]
+    Restore(RestoreArguments),
+}
+
+#[derive(Args)]
+pub(crate) struct BackupArguments {
+    /// Directory of the backup: empty, not there yet, or an earlier backup of this store.
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    #[command(flatten)]
+    store: StoreDirectory,
+    /// Link files that do not change any more instead of copying them; on the same file system only.
+    #[arg(long)]
+    link: bool,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct RestoreArguments {
+    /// Directory of the backup.
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// Directory of the new store.
+    #[arg(long, value_name = "NEW")]
+    store: PathBuf,
+    /// Directory of a volume, for each that the store had besides its own directory, in their order.
+    #[arg(long = "volume", value_name = "NEW")]
+    volumes: Vec<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(crate) struct VerifyArguments {
+    #[command(flatten)]
+    store: StoreDirectory,
+    /// Read not faster than this, in megabytes a second. Without it, as fast as the disks are.
+    #[arg(long, value_name = "MB/s", value_parser = parse_rate)]
+    rate: Option<f64>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate >= 0.001 => Ok(rate),
+        _ => Err("give megabytes a second, from 0.001 on".to_owned()),
+    }
+}
+
+pub(crate) fn store(command: &StoreCommand) -> Result<ExitCode> {
+    match command {
+        StoreCommand::Stats { store, json } => stats(&store.directory, *json),
+        StoreCommand::Verify(arguments) => verify(arguments),
+        StoreCommand::Rebuild { store, json } => rebuild(&store.directory, *json),
+        StoreCommand::Backup(arguments) => backup(arguments),
+        StoreCommand::Restore(arguments) => restore(arguments),
+    }
+}
+
+fn stats(directory: &Path, json: bool) -> Result<ExitCode> {
+    let statistics = StoreReader::open(directory)?.statistics()?;
+    if json {
+        print_json(&statistics)?;
+    } else {
+        let document = serde_json::to_value(&statistics).context("the statistics cannot be shown")?;
+        print_flat("", &document);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
+    let options = VerifyOptions { bytes_per_second: arguments.rate.map(|rate| (rate * 1e6) as u64) };
+    let bar = bar("[{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
+    let start = Instant::now();
+    let report = sidetone_store::verify(&arguments.store.directory, &options, &mut |progress| {
+        bar.set_length(progress.bytes_total);
+        bar.set_position(progress.bytes);
+        if progress.bad_places > 0 {
+            bar.set_message(format!("{} damaged", progress.bad_places));
+        }
+        ControlFlow::Continue(())
+    })?;
+    bar.finish_and_clear();
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        print_report(&report, start.elapsed().as_secs_f64());
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn print_report(report: &VerifyReport, seconds: f64) {
+    for place in report.bad.iter().take(BAD_PLACES_SHOWN) {
+        println!("{}", bad_place(place));
+    }
+    let untold = report.bad_places.saturating_sub(BAD_PLACES_SHOWN as u64);
+    if untold > 0 {
+        println!("… and {untold} more damaged places");
+    }
+    for Skipped { volume, file, from, why } in &report.skipped {
+        match file {
+            Some(file) => println!("not checked: volume {} {file} from byte {from} on: {why}", volume.0),
+            None => println!("not checked: volume {}: {why}", volume.0),
+        }
+    }
+    println!(
+        "{} files, {} bytes, {} chunks, {} facts, {} runs, {} recordings checked in {seconds:.1} s: {}",
+        report.files,
+        report.bytes,
+        report.chunks,
+        report.facts,
+        report.runs,
+        report.recordings,
+        match report.bad_places {
+            0 => "no damage".to_owned(),
+            1 => "1 damaged place".to_owned(),
+            places => format!("{places} damaged places"),
+        }
+    );
+}
+
+/// Where it lies, what it is, and whose it was.
+fn bad_place(place: &BadPlace) -> String {
+    let mut text = match (place.volume, place.file) {
+        (Some(volume), Some(file)) => {
+            format!("DAMAGED volume {} {file} bytes {}..{}: {}", volume.0, place.from, place.to, place.what)
+        }
+        _ => format!("DAMAGED catalog: {}", place.what),
+    };
+    if let Some(recording) = place.recording {
+        text += &format!("; recording {recording}");
+    }
+    if let Some(track) = place.track {
+        text += &format!(" track {}", track.0);
+    }
+    if let Some(from) = place.from_time {
+        text += &format!(" from {from}");
+    }
+    if let Some(to) = place.to_time {
+        text += &format!(" to {to}");
+    }
+    text
+}
+
+fn rebuild(directory: &Path, json: bool) -> Result<ExitCode> {
+    let bar = bar("[{bar:40}] {pos}/{len} segments {eta} {msg}");
+    let start = Instant::now();
+    let done = sidetone_store::rebuild(directory, &mut |progress| {
+        bar.set_length(progress.segments_total);
+        bar.set_position(progress.segments);
+        bar.set_message(format!("{} runs, {} records of journals", progress.runs, progress.records));
+    });
+    bar.finish_and_clear();
+    let done = done.map_err(|error| match error {
+        StoreError::Locked { path, process } => anyhow::anyhow!(
+            "the store in {} is in use by process {process}, and its catalog with it: stop that one first (`systemctl stop \
+             sidetone`, or `kill {process}`), then run this again",
+            path.display()
+        ),
+        error => error.into(),
+    })?;
+    let RebuildProgress { segments, runs, records, damaged_places, .. } = done;
+    if json {
+        print_json(&done)?;
+    } else {
+        println!(
+            "a new catalog from {segments} segments with {runs} runs, and {records} records of journals, in {:.1} s",
+            start.elapsed().as_secs_f64()
+        );
+        if damaged_places > 0 {
+            println!("{damaged_places} places could not be read: `sidetone store verify` names them");
+        }
+    }
+    Ok(if damaged_places == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
+    let store = &arguments.store.directory;
+    // The recorder has another working directory.
+    let directory = std::path::absolute(&arguments.directory).context("the backup's directory cannot be found")?;
+    let options = BackupOptions { link: arguments.link };
+    let bar = copy_bar();
+    let mut progress = |done: BackupProgress| show(&bar, &done);
+    let (done, through) = match sidetone_store::backup(store, &directory, &options, &mut progress) {
+        Ok(done) => (done, "the store".to_owned()),
+        Err(StoreError::Locked { path, process }) => {
+            let recorder = Recorder::new(&path, &process);
+            let request = json!({ "directory": directory, "link": arguments.link });
+            let hear = |line: Value| {
+                let numbers = |value: &Value| serde_json::from_value::<BackupProgress>(value.clone());
+                match (line.get("progress"), line.get("done"), line.get("failed")) {
+                    (Some(done), ..) => {
+                        if let Ok(done) = numbers(done) {
+                            progress(done);
+                        }
+                        None
+                    }
+                    (_, Some(done), _) => Some(numbers(done).context("the recorder's answer is no result of a backup")),
+                    (.., Some(failed)) => Some(Err(anyhow::anyhow!("{}", failed.as_str().unwrap_or_default()))),
+                    _ => None,
+                }
+            };
+            (recorder.post("/control/backup", &request, hear)??, recorder.name())
+        }
+        Err(error) => return Err(error.into()),
+    };
+    bar.finish_and_clear();
+    if arguments.json {
+        print_json(&json!({ "directory": directory, "through": through, "result": done }))?;
+    } else {
+        println!("{} holds a backup, made through {through}: {}", directory.display(), copied(&done));
+        if done.volumes_missing > 0 {
+            println!("{} volumes are missing: of them it holds what earlier backups had", done.volumes_missing);
+        }
+    }
+    Ok(if done.volumes_missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
+    let bar = copy_bar();
+    let absolute = |path: &PathBuf| {
+        std::path::absolute(path).with_context(|| format!("{} cannot be found", path.display()))
+    };
+    // The store remembers where its volumes are.
+    let volumes = arguments.volumes.iter().map(absolute).collect::<Result<Vec<_>>>()?;
+    let mut progress = |done: BackupProgress| show(&bar, &done);
+    let done = sidetone_store::restore(&arguments.directory, &arguments.store, &volumes, &mut progress)?;
+    bar.finish_and_clear();
+    if arguments.json {
+        print_json(&json!({ "store": arguments.store, "result": done }))?;
+    } else {
+        println!("{} is a store: {}", arguments.store.display(), copied(&done));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn copied(done: &BackupProgress) -> String {
+    let BackupProgress { files, files_kept, bytes, .. } = done;
+    format!("{files} files, of which {files_kept} were there already; {bytes} bytes of recordings")
+}
+
+fn copy_bar() -> ProgressBar {
+    bar("[{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}")
+}
+
+fn show(bar: &ProgressBar, done: &BackupProgress) {
+    bar.set_length(done.bytes_total);
+    bar.set_position(done.bytes);
+    bar.set_message(format!("{} of {} files", done.files, done.files_total));
+}
+
+/// Shown on a terminal only.
+fn bar(template: &str) -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template(template).expect("the template is a constant").progress_chars("=> "));
+    bar
+}
