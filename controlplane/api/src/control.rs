@@ -94,7 +94,8 @@ async fn backup(
     Parameters(NoParameters {}): Parameters<NoParameters>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let invalid = |detail: String| Problem::new(ProblemKind::InvalidRequest, detail).remedy("use `sidetone store backup`");
+    let invalid =
+        |detail: String| Problem::new(ProblemKind::InvalidRequest, detail).remedy("use `sidetone store backup`");
     let body = to_bytes(body, BODY_BYTES_MAX).await.map_err(|error| invalid(error.to_string()))?;
     let request: BackupRequest = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
     if !request.directory.is_absolute() {

@@ -78,6 +78,9 @@ pub struct UnusableCondition {
     pub remedy: &'static str,
 }
 
+/// A condition on a text: its parameter, the value asked for, and where and how that is to be found.
+type TextCondition<'a> = (&'static str, &'a Option<String>, TextField, fn(String) -> TextMatch);
+
 impl Search {
     pub fn filter(&self) -> Result<Filter, UnusableCondition> {
         let mut conditions = Vec::new();
@@ -96,7 +99,7 @@ impl Search {
         if let Some(party) = text("party", self.party.as_ref())? {
             conditions.push(Filter::party(party));
         }
-        let texts: [(_, _, _, fn(String) -> TextMatch); 8] = [
+        let texts: [TextCondition<'_>; 8] = [
             ("number", &self.number, TextField::Number, TextMatch::Is),
             ("number_prefix", &self.number_prefix, TextField::Number, TextMatch::StartsWith),
             ("number_suffix", &self.number_suffix, TextField::Number, TextMatch::EndsWith),

@@ -103,8 +103,12 @@ pub(crate) fn is_lost(error: &StoreError) -> bool {
         StoreError::Log(error) => {
             error.is_damage()
                 || match error {
-                    LogError::BadChunk { .. } | LogError::BadRunIndex { .. } | LogError::NotALogFile { .. } => true,
-                    LogError::Retired { .. } | LogError::ForeignStore { .. } | LogError::ForeignVolume { .. } => true,
+                    LogError::BadChunk { .. }
+                    | LogError::BadRunIndex { .. }
+                    | LogError::NotALogFile { .. }
+                    | LogError::Retired { .. }
+                    | LogError::ForeignStore { .. }
+                    | LogError::ForeignVolume { .. } => true,
                     LogError::Io { source, .. } => is_of_the_device(source),
                     _ => false,
                 }

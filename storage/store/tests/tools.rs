@@ -5,31 +5,39 @@ mod support;
 use sidetone_catalog::{RocksCatalog, dump};
 use sidetone_model::{Hold, RecordingState, Retention, Tick, TrackId};
 use sidetone_store::{
-    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, StoreError, StoreOptions, StoreReader,
-    VerifyOptions, VerifyReport, VolumeNumber, VolumeState, backup, rebuild, restore, verify,
+    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, SealingOptions, StoreError, StoreOptions,
+    StoreReader, VerifyOptions, VerifyReport, VolumeNumber, VolumeState, backup, rebuild, restore, verify,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use support::{Opened, fact, header, id, open_with, options, recording};
+use support::{Opened, fact, header, id, open_with, recording};
+
+/// One volume. What goes on stays in the journal, however long ago 1970 is.
+fn options() -> StoreOptions {
+    let options = support::options();
+    let sealing = SealingOptions { running_after: Duration::from_secs(1 << 40), ..options.sealing };
+    StoreOptions { sealing, ..options }
+}
 
 /// A store with two volumes.
 fn two_volumes(directory: &Path) -> StoreOptions {
     StoreOptions { volumes: vec![directory.join("disk1")], ..options() }
 }
 
-/// Recordings `numbers`, of which those below `over` are over, with 10 chunks each.
+/// Recordings `numbers` at the same time, of which those below `over` are over, with 10 chunks each.
 fn fill(store: &mut Opened, numbers: std::ops::Range<u128>, over: u128) {
-    for number in numbers {
+    for number in numbers.clone() {
         store.writer.append_fact(fact(recording(number, RecordingState::Active), Some(number as u64))).unwrap();
         for second in 0..10 {
             store.writer.append_chunk(&header(number, second * 50), &[number as u8; 5000]).unwrap();
         }
-        if number < over {
-            store.writer.append_fact(fact(recording(number, RecordingState::Complete), None)).unwrap();
-        }
         store.flush();
     }
+    for number in numbers.filter(|&number| number < over) {
+        store.writer.append_fact(fact(recording(number, RecordingState::Complete), None)).unwrap();
+    }
+    store.flush();
 }
 
 fn audio(reader: &std::sync::Arc<StoreReader>, number: u128) -> Vec<Vec<u8>> {
@@ -223,7 +231,10 @@ fn a_backup_is_made_while_recording_and_is_a_store_again() {
     let wrong = restore(&target, &again, &[], &mut |_| {});
     assert!(matches!(wrong, Err(StoreError::VolumeCount { wanted: 1, given: 0 })));
     restore(&target, &again, std::slice::from_ref(&disk), &mut |_| {}).unwrap();
-    assert!(matches!(restore(&target, &again, &[disk.clone()], &mut |_| {}), Err(StoreError::ForeignDirectory { .. })));
+    assert!(matches!(
+        restore(&target, &again, std::slice::from_ref(&disk), &mut |_| {}),
+        Err(StoreError::ForeignDirectory { .. })
+    ));
     let report = check(&again);
     assert!(report.is_clean(), "{:?}", report.bad);
     let mut store = open_with(&again, &options.clone().with_volume(&disk));
@@ -240,7 +251,12 @@ fn a_backup_is_made_while_recording_and_is_a_store_again() {
     // Of a store that nobody writes; and not into somebody else's directory.
     let cold = directory.path().join("cold");
     backup(&again, &cold, &BackupOptions::default(), &mut |_| {}).unwrap();
-    assert!(matches!(backup(&home, &cold, &BackupOptions::default(), &mut |_| {}), Err(StoreError::NotABackup { .. })));
+    let other = directory.path().join("other");
+    open_with(&other, &self::options()).close();
+    assert!(matches!(
+        backup(&other, &cold, &BackupOptions::default(), &mut |_| {}),
+        Err(StoreError::NotABackup { .. })
+    ));
     let foreign = directory.path().join("foreign");
     std::fs::create_dir(&foreign).unwrap();
     std::fs::write(foreign.join("thesis.txt"), "mine").unwrap();

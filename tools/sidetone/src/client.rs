@@ -46,7 +46,12 @@ impl Recorder {
     }
 
     /// Sends a JSON document and hears the lines that come back, each a document, until `hear` has heard enough.
-    pub(crate) fn post<T>(&self, target: &str, document: &Value, mut hear: impl FnMut(Value) -> Option<T>) -> Result<T> {
+    pub(crate) fn post<T>(
+        &self,
+        target: &str,
+        document: &Value,
+        mut hear: impl FnMut(Value) -> Option<T>,
+    ) -> Result<T> {
         for line in self.ask("POST", target, document)?.lines() {
             let line = serde_json::from_str(&line.context("the recorder's answer breaks off")?);
             if let Some(heard) = hear(line.context("the recorder's answer is no JSON")?) {
@@ -137,7 +142,9 @@ mod tests {
 
         for nonsense in [&b"SSH-2.0-OpenSSH\r\n"[..], b"", b"HTTP/1.0 two\r\n\r\n"] {
             let served = answering(directory.path(), nonsense);
-            assert!(recorder.patch("/x", &Value::Null).unwrap_err().to_string().contains("process 17) does not answer"));
+            assert!(
+                recorder.patch("/x", &Value::Null).unwrap_err().to_string().contains("process 17) does not answer")
+            );
             served.join().unwrap();
         }
         let error = recorder.patch("/x", &Value::Null).unwrap_err().to_string();

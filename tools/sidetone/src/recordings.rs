@@ -22,7 +22,7 @@ pub(crate) enum Command {
     #[command(
         after_help = "Examples:\n  sidetone recordings list --party 2001 --from 2026-01-31T00:00:00Z\n  sidetone recordings list --number-suffix 4711 --tag case=17 --state finished --count"
     )]
-    List(ListArguments),
+    List(Box<ListArguments>),
     /// Show one recording with everything known about it.
     Show {
         /// Recording id.

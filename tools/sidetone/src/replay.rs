@@ -146,9 +146,11 @@ fn replay_one(config: &Config, capture: &Path, digest: [u8; 32], store: Store) -
                 EngineEvent::NotRecorded { call_id, at, reason } => {
                     heard.1.push(NotRecorded { call_id: call_id.to_string(), at, reason });
                 }
-                EngineEvent::CallStarted(_) | EngineEvent::CallUpdated(_) | EngineEvent::CallEnded(_) => {}
-                // The store has logged it.
-                EngineEvent::Store(_) => {}
+                // What the store tells, it has logged.
+                EngineEvent::CallStarted(_)
+                | EngineEvent::CallUpdated(_)
+                | EngineEvent::CallEnded(_)
+                | EngineEvent::Store(_) => {}
             }
         }),
     );

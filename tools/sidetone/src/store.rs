@@ -289,9 +289,8 @@ fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
 
 fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
     let bar = copy_bar();
-    let absolute = |path: &PathBuf| {
-        std::path::absolute(path).with_context(|| format!("{} cannot be found", path.display()))
-    };
+    let absolute =
+        |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{} cannot be found", path.display()));
     // The store remembers where its volumes are.
     let volumes = arguments.volumes.iter().map(absolute).collect::<Result<Vec<_>>>()?;
     let mut progress = |done: BackupProgress| show(&bar, &done);

@@ -87,10 +87,11 @@ fn tags_are_set_and_removed_on_a_store_that_nobody_has_open() {
     let on = ["--store", store.as_str()];
     let tag = |arguments: &[&'static str]| [&["recordings", "tag"], arguments, &on].concat();
     refused(&tag(&["00000000-0000-7000-8000-000000000000", "a=b"]), &["no recording", "recordings list"]);
-    let on_first = |arguments: &[&str]| [&["recordings", "tag", ids[0].as_str()], arguments, &on].concat();
+    let id: &'static str = ids[0].clone().leak();
+    let on_first = |arguments: &[&'static str]| tag(&[&[id], arguments].concat());
     refused(&on_first(&["a=b", "--remove", "a"]), &["leave one of them out"]);
-    let too_long = format!("{}=x", "k".repeat(200));
-    refused(&on_first(&[&too_long]), &["128 bytes"]);
+    let too_long: &'static str = format!("{}=x", "k".repeat(200)).leak();
+    refused(&on_first(&[too_long]), &["128 bytes"]);
     let output = sidetone(&on_first(&["novalue"]));
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("KEY=VALUE"), "{}", text(&output.stderr));
@@ -221,9 +222,12 @@ fn a_check_finds_damage_names_the_recording_and_ends_with_1() {
     assert_eq!(export(&store, &ids[0], "wav", &wav).status.code(), Some(0));
     let segment = Path::new(&store).join("segments/0000000001.seg");
     let mut bytes = std::fs::read(&segment).unwrap();
-    let id: Vec<u8> = ids[0].split('-').flat_map(|part| {
-        (0..part.len()).step_by(2).map(|at| u8::from_str_radix(&part[at..at + 2], 16).unwrap()).collect::<Vec<_>>()
-    }).collect();
+    let id: Vec<u8> = ids[0]
+        .split('-')
+        .flat_map(|part| {
+            (0..part.len()).step_by(2).map(|at| u8::from_str_radix(&part[at..at + 2], 16).unwrap()).collect::<Vec<_>>()
+        })
+        .collect();
     // The bodies of chunk records begin with the identifier; a fact's head holds it, too.
     let chunks: Vec<usize> = (0..bytes.len() - 16).filter(|&at| bytes[at..].starts_with(&id)).collect();
     let chunk = chunks[chunks.len() / 2];
@@ -267,7 +271,8 @@ fn a_catalog_that_is_lost_or_damaged_is_made_again() {
     let catalog = Path::new(&store).join("catalog");
     let largest = || {
         let files = std::fs::read_dir(&catalog).unwrap().map(|entry| entry.unwrap().path());
-        let tables = files.filter(|path| path.extension().is_some_and(|extension| extension == "sst" || extension == "log"));
+        let tables =
+            files.filter(|path| path.extension().is_some_and(|extension| extension == "sst" || extension == "log"));
         tables.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap()
     };
     for damage in ["gone", "no CURRENT", "manifest cut", "table cut"] {
