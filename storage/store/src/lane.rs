@@ -114,16 +114,18 @@ impl Lane {
         self.items.push_back(Item { number, located, what });
     }
 
-    /// Begins to make durable what was appended, unless a flush is in flight.
-    pub(crate) fn begin_flush(&mut self, now: CaptureTime) {
-        if let Some(journal) = &mut self.journal
-            && self.flush_began.is_none()
-            && !self.items.is_empty()
-            && !journal.has_failed()
-        {
+    /// Begins to make durable what was appended, unless a flush is in flight. True when one is, so that what was appended since it
+    /// began has to wait for the next.
+    pub(crate) fn begin_flush(&mut self, now: CaptureTime) -> bool {
+        let Some(journal) = &mut self.journal else { return false };
+        if self.flush_began.is_some() {
+            return true;
+        }
+        if !self.items.is_empty() && !journal.has_failed() {
             journal.begin_flush();
             self.flush_began = Some(now);
         }
+        false
     }
 
     /// What the flush in flight has made durable, if it is over.

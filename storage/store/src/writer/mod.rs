@@ -261,7 +261,9 @@ impl StoreWriter {
         if std::mem::take(&mut self.urgent) {
             let now = self.shared.io.now();
             for lane in &mut self.lanes {
-                lane.begin_flush(now);
+                // One that does not answer is not waited for.
+                let waits = lane.begin_flush(now) && lane.shared.fault() != VolumeState::Stalled;
+                self.urgent |= waits;
             }
         }
         self.nudge();
