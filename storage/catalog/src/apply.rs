@@ -6,8 +6,8 @@ use crate::changes::{ChunkChange, FactChange};
 use crate::database::{Database, Family, View};
 use crate::document::LAYOUT;
 use crate::keys::{
-    Counters, META_APPLIED, META_COUNTERS, META_SEQUENCE, Need, Term, chunk_key, chunk_value, clock_key, parse_chunk,
-    part_keys, replayed_key, text_key,
+    Counters, META_APPLIED, META_COUNTERS, META_SEQUENCE, Need, Term, chunk_key, chunk_value, clock_key, owed_key,
+    parse_chunk, part_keys, replayed_key, text_key,
 };
 use crate::order::{OrderKey, TimeKey, parse_time};
 use crate::row::{BadRow, Newest, Places, Row, forget_settled, lower, raise, read_places, write_places};
@@ -114,6 +114,9 @@ pub(crate) fn apply(
     for (recording, through) in &changes.settled {
         by_recording.entry(*recording).or_default().settled.push(*through);
     }
+    let owed = database.family(Family::Owed);
+    changes.paid.iter().for_each(|&(volume, recording)| writing.batch.delete_cf(owed, owed_key(volume, recording)));
+    changes.owed.iter().for_each(|&(volume, recording)| writing.batch.put_cf(owed, owed_key(volume, recording), []));
     for &(volume, position) in applied {
         raise(&mut writing.totals.applied, volume, position);
     }

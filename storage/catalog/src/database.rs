@@ -26,10 +26,11 @@ pub(crate) enum Family {
     Chunks,
     Needs,
     Others,
+    Owed,
 }
 
 impl Family {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Meta,
         Self::Ids,
         Self::Documents,
@@ -41,6 +42,7 @@ impl Family {
         Self::Chunks,
         Self::Needs,
         Self::Others,
+        Self::Owed,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -56,6 +58,7 @@ impl Family {
             Self::Chunks => "journal_chunks",
             Self::Needs => "needs",
             Self::Others => "others",
+            Self::Owed => "owed",
         }
     }
 }
@@ -463,7 +466,7 @@ fn family_options(family: Family, catalog: &CatalogOptions, mode: &Mode, cache: 
             options.set_level_zero_stop_writes_trigger(i32::MAX);
         }
     }
-    if matches!(family, Family::Chunks | Family::Needs | Family::Trackers) {
+    if matches!(family, Family::Chunks | Family::Needs | Family::Trackers | Family::Owed) {
         // What is written here is deleted soon; without this, reading goes over many deleted entries.
         options.add_compact_on_deletion_collector_factory(1000, 500, 0.0);
     }

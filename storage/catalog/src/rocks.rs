@@ -229,6 +229,39 @@ impl Catalog for RocksCatalog {
         Ok(locations)
     }
 
+    fn unsealed(&self, recording: RecordingId) -> Result<Vec<ChunkLocation>, CatalogError> {
+        let database = self.database()?;
+        let view = database.get().view();
+        let prefix = recording.0.as_bytes();
+        let mut list = view.list(Family::Chunks, prefix);
+        let mut locations = Vec::new();
+        while let Some((rest, value)) = list.entry()? {
+            let location = parse_chunk(&[prefix, rest].concat(), value);
+            locations.push(location.ok_or_else(|| list.damaged("a chunk's place"))?);
+            list.advance();
+        }
+        Ok(locations)
+    }
+
+    fn owed(
+        &self,
+        volume: VolumeNumber,
+        after: Option<RecordingId>,
+        limit: usize,
+    ) -> Result<Vec<RecordingId>, CatalogError> {
+        let database = self.database()?;
+        let view = database.get().view();
+        let from = after.map(|after| [after.0.as_bytes().as_slice(), &[0]].concat()).unwrap_or_default();
+        let mut list = view.list_from(Family::Owed, &[volume.0], &from);
+        let mut owed = Vec::new();
+        while let Some((key, _)) = list.entry()?.filter(|_| owed.len() < limit) {
+            let id = <[u8; 16]>::try_from(key).ok().ok_or_else(|| list.damaged("a recording owed to a volume"))?;
+            owed.push(RecordingId(Uuid::from_bytes(id)));
+            list.advance();
+        }
+        Ok(owed)
+    }
+
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError> {
         let database = self.database()?;
         Ok(load(&database.get().view(), recording)?.map(|row| row.runs_in_order()).unwrap_or_default())

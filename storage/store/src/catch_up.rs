@@ -134,9 +134,9 @@ fn pass(
             Content::Chunk(chunk) => changes.chunk(&chunk.header, volume, entry.located),
             Content::Fact(record) => match Note::of(&record) {
                 // Left for the second pass.
-                Note::Over(..) if is_first_pass => {}
+                Some(Note::Over(..)) if is_first_pass => {}
                 found => {
-                    notes.push(found);
+                    notes.extend(found);
                     changes.fact(record, &[(volume, entry.located.position)]);
                 }
             },

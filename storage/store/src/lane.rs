@@ -4,10 +4,11 @@ use crate::batch::Note;
 use crate::handle::Delivery;
 use crate::shared::SharedVolume;
 use sidetone_catalog::Changes;
-use sidetone_log::{ChunkHeader, FactRecord, Flushed, Journal, Located, LogError, LogPosition};
+use sidetone_log::{ChunkHeader, FactRecord, Flushed, Journal, Located, LogError, LogPosition, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use uuid::Uuid;
 
 pub(crate) struct Lane {
     pub(crate) shared: Arc<SharedVolume>,
@@ -23,6 +24,8 @@ pub(crate) struct Lane {
     pub(crate) told: LogPosition,
     /// The keeper has missed a batch, and does not know yet.
     pub(crate) behind: bool,
+    /// What the keeper has missed of [`Batch::owed`](crate::batch::Batch).
+    pub(crate) owed: BTreeSet<(VolumeNumber, RecordingId)>,
     /// Durable here, and to be resolved when the keeper gets there.
     pub(crate) carried: Vec<Arc<Delivery>>,
 }
@@ -47,6 +50,8 @@ pub(crate) struct LaneFact {
     pub(crate) delivery: Option<Arc<Delivery>>,
     /// The first of the lanes that took it: there it is counted.
     pub(crate) leads: bool,
+    /// Volumes that did not take it; told of once.
+    pub(crate) missing: Vec<VolumeNumber>,
 }
 
 /// What a flush made durable.
@@ -60,6 +65,7 @@ pub(crate) struct Settled {
     pub(crate) to: LogPosition,
     pub(crate) changes: Changes,
     pub(crate) notes: Vec<Note>,
+    pub(crate) owed: Vec<(VolumeNumber, RecordingId)>,
     pub(crate) deliveries: Vec<Arc<Delivery>>,
 }
 
@@ -74,6 +80,7 @@ impl Lane {
             flush_began: None,
             told,
             behind: false,
+            owed: BTreeSet::new(),
             carried: Vec::new(),
         }
     }
@@ -158,10 +165,12 @@ impl Lane {
                     settled.chunks.push(header.recording);
                     settled.bytes += u64::from(item.located.length);
                 }
-                What::Fact(LaneFact { record, delivery, leads }) => {
+                What::Fact(LaneFact { record, delivery, leads, missing }) => {
+                    let about = record.fact.recording().unwrap_or(RecordingId(Uuid::nil()));
+                    settled.owed.extend(missing.into_iter().map(|volume| (volume, about)));
                     settled.facts += u64::from(leads);
                     settled.bytes += if leads { u64::from(item.located.length) } else { 0 };
-                    settled.notes.push(Note::of(&record));
+                    settled.notes.extend(Note::of(&record));
                     settled.changes.fact(Arc::unwrap_or_clone(record), &[(volume, item.located.position)]);
                     settled.deliveries.extend(delivery.filter(|delivery| delivery.lane_is_through(index)));
                 }

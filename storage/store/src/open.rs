@@ -224,6 +224,7 @@ fn assemble(shared: &Arc<Shared>, logs: &Logs, lanes: Vec<Lane>) -> Result<Store
     let queues = Queues { submissions: submitted, revived: revivals, batches };
     let mut writer = StoreWriter::new(Arc::clone(shared), lanes, sequence, running, queues);
     announce_orphans(&mut writer, &mut keeper, orphans);
+    keeper.owe_pending()?;
     Ok(Store { writer, keeper, reader, handle })
 }
 

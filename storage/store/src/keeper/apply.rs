@@ -68,15 +68,18 @@ impl Projection {
 impl Keeper {
     /// A batch has arrived.
     pub(super) fn take(&mut self, batch: Batch) {
-        let Batch { volume, after, to, changes, notes, deliveries } = batch;
+        let Batch { volume, after, to, changes, notes, owed, deliveries } = batch;
         for (volume, position) in after.iter().copied().chain([(volume, to)]) {
             let durable = self.projection.durable.entry(volume).or_default();
             *durable = position.max(*durable);
         }
         self.projection.waiting.extend(deliveries.into_iter().map(|delivery| (volume, to, delivery)));
         if self.projection.failing {
+            // What is owed is found out when it works again.
             return;
         }
+        let mut owing = Changes::default();
+        owed.into_iter().for_each(|(volume, recording)| owing.owe(volume, recording));
         let result = if !self.projection.has(&after) {
             self.catch_up()
         } else if self.projection.applied(volume) < to {
@@ -84,6 +87,8 @@ impl Keeper {
         } else {
             Ok(())
         };
+        // Behind the facts themselves: who pays looks at the catalog.
+        let result = result.and_then(|()| self.owe(&owing));
         match result {
             Ok(()) => self.resolve(),
             Err(error) => self.on_catalog_error(&error),
@@ -143,12 +148,10 @@ impl Keeper {
     fn note(&mut self, note: Note) {
         match note {
             Note::Over(recording, sequence) => {
-                self.note_changed(recording.id);
                 if !self.projection.is_told(recording.id, sequence) {
                     (self.sink)(StoreEvent::RecordingOver(recording));
                 }
             }
-            Note::Changed(recording) => self.note_changed(recording),
             Note::Sealed(recording, run) => self.on_sealed(recording, &run),
         }
     }
@@ -172,7 +175,8 @@ impl Keeper {
         }
         let reopened = self.shared.catalog.reopen().map_err(StoreError::from).and_then(|()| {
             self.projection.applied = self.shared.catalog.applied()?;
-            self.catch_up()
+            self.catch_up()?;
+            self.owe_pending()
         });
         match reopened {
             Ok(()) => {

@@ -302,6 +302,19 @@ impl Catalog for MortalCatalog {
         self.catalog.journal_chunks(recording, track, from, to)
     }
 
+    fn unsealed(&self, recording: RecordingId) -> Result<Vec<ChunkLocation>, CatalogError> {
+        self.catalog.unsealed(recording)
+    }
+
+    fn owed(
+        &self,
+        volume: VolumeNumber,
+        after: Option<RecordingId>,
+        limit: usize,
+    ) -> Result<Vec<RecordingId>, CatalogError> {
+        self.catalog.owed(volume, after, limit)
+    }
+
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError> {
         self.catalog.runs(recording)
     }

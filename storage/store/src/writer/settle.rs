@@ -52,6 +52,7 @@ impl StoreWriter {
                 to: settled.to,
                 changes: settled.changes,
                 notes: settled.notes,
+                owed: settled.owed,
                 deliveries: settled.deliveries,
             },
         );
@@ -68,6 +69,7 @@ impl StoreWriter {
             Err(TrySendError::Full(batch)) => {
                 self.statistics.batches_dropped += u64::from(!batch.changes.is_empty());
                 self.lanes[lane].behind = true;
+                self.lanes[lane].owed.extend(batch.owed);
                 self.lanes[lane].carried.extend(batch.deliveries);
             }
             Err(TrySendError::Disconnected(batch)) => {
@@ -84,8 +86,9 @@ impl StoreWriter {
             }
             let (volume, to) = (self.lanes[lane].shared.volume.number, self.lanes[lane].told);
             let deliveries = std::mem::take(&mut self.lanes[lane].carried);
+            let owed = std::mem::take(&mut self.lanes[lane].owed).into_iter().collect();
             let changes = Changes::default();
-            self.send(lane, Batch { volume, after: self.told(), to, changes, notes: Vec::new(), deliveries });
+            self.send(lane, Batch { volume, after: self.told(), to, changes, notes: Vec::new(), owed, deliveries });
         }
     }
 }
