@@ -5,7 +5,10 @@ use crate::StoreError;
 use crate::batch::Note;
 use crate::logs::Logs;
 use sidetone_catalog::{Catalog, Changes};
-use sidetone_log::{Content, KnownEnd, LogError, LogPosition, VolumeNumber};
+use sidetone_log::{Content, FactSequence, KnownEnd, LogError, LogPosition, VolumeNumber};
+use sidetone_model::RecordingId;
+use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// Records brought into the catalog at once, and the bytes of these.
 pub(crate) const RECORDS_AT_ONCE: usize = 4096;
@@ -47,11 +50,46 @@ pub(crate) fn catch_up(
     ends: &[(VolumeNumber, LogPosition)],
     note: &mut dyn FnMut(Note),
 ) -> Result<CaughtUp, StoreError> {
+    read_journals(catalog, logs, &behind(catalog, ends)?, note)
+}
+
+/// What journals hold that the catalog does not know.
+fn behind(catalog: &dyn Catalog, ends: &[(VolumeNumber, LogPosition)]) -> Result<Vec<Span>, StoreError> {
     let applied = catalog.applied()?;
-    let applied = |volume| applied.get(&volume).copied().unwrap_or_default();
-    let behind = ends.iter().filter(|&&(volume, end)| applied(volume) < end);
-    let behind = behind.map(|&(volume, end)| Span { volume, from: applied(volume), end: KnownEnd::At(end) });
-    read_journals(catalog, logs, &behind.collect::<Vec<_>>(), note)
+    let span = |&(volume, end): &(VolumeNumber, LogPosition)| {
+        let from = applied.get(&volume).copied().unwrap_or_default();
+        (from < end).then_some(Span { volume, from, end: KnownEnd::At(end) })
+    };
+    Ok(ends.iter().filter_map(span).collect())
+}
+
+/// Notes in the catalog which volumes may have missed facts that [`catch_up`] is going to read: those that lie in other journals and
+/// not in theirs. Before it, as afterwards nothing tells any more that they were new.
+pub(crate) fn owe_missed(
+    catalog: &dyn Catalog,
+    logs: &Logs,
+    ends: &[(VolumeNumber, LogPosition)],
+) -> Result<(), StoreError> {
+    let mut facts: BTreeMap<(RecordingId, FactSequence), Vec<VolumeNumber>> = BTreeMap::new();
+    if logs.volumes().count() == 1 {
+        return Ok(());
+    }
+    for Span { volume, from, end } in behind(catalog, ends)? {
+        // What cannot be read is told when it is applied.
+        let Ok(scan) = logs.volume(volume)?.journal.scan(from, end) else { continue };
+        for entry in scan.filter_map(Result::ok) {
+            if let Content::Fact(record) = entry.content {
+                let about = record.fact.recording().unwrap_or(RecordingId(Uuid::nil()));
+                facts.entry((about, record.sequence)).or_default().push(volume);
+            }
+        }
+    }
+    let mut owing = Changes::default();
+    for ((about, _), on) in &facts {
+        let missed = logs.volumes().map(|logs| logs.volume.number).filter(|volume| !on.contains(volume));
+        missed.for_each(|volume| owing.owe(volume, *about));
+    }
+    Ok(catalog.apply(&owing, &[])?)
 }
 
 /// A part of a volume's journal.

@@ -6,7 +6,7 @@ use crate::shared::SharedVolume;
 use sidetone_catalog::Changes;
 use sidetone_log::{ChunkHeader, FactRecord, Flushed, Journal, Located, LogError, LogPosition, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -20,12 +20,12 @@ pub(crate) struct Lane {
     mixed: bool,
     /// When the flush began that is in flight.
     pub(crate) flush_began: Option<CaptureTime>,
+    /// Durable, and not told of yet.
+    pub(crate) outbox: VecDeque<Settled>,
     /// Where the last batch ended.
     pub(crate) told: LogPosition,
     /// The keeper has missed a batch, and does not know yet.
     pub(crate) behind: bool,
-    /// What the keeper has missed of [`Batch::owed`](crate::batch::Batch).
-    pub(crate) owed: BTreeSet<(VolumeNumber, RecordingId)>,
     /// Durable here, and to be resolved when the keeper gets there.
     pub(crate) carried: Vec<Arc<Delivery>>,
 }
@@ -54,6 +54,22 @@ pub(crate) struct LaneFact {
     pub(crate) missing: Vec<VolumeNumber>,
 }
 
+impl What {
+    pub(crate) fn fact(&self) -> Option<&LaneFact> {
+        match self {
+            Self::Chunk(_) => None,
+            Self::Fact(fact) => Some(fact),
+        }
+    }
+}
+
+impl LaneFact {
+    /// The recording; the nil one stands for none.
+    pub(crate) fn about(&self) -> RecordingId {
+        self.record.fact.recording().unwrap_or(RecordingId(Uuid::nil()))
+    }
+}
+
 /// What a flush made durable.
 #[derive(Default)]
 pub(crate) struct Settled {
@@ -61,6 +77,8 @@ pub(crate) struct Settled {
     pub(crate) chunks: Vec<RecordingId>,
     /// Facts that this lane counts.
     pub(crate) facts: u64,
+    /// The numbers of all facts, and whom they are about.
+    pub(crate) about: Vec<(u64, RecordingId)>,
     pub(crate) bytes: u64,
     pub(crate) to: LogPosition,
     pub(crate) changes: Changes,
@@ -79,8 +97,8 @@ impl Lane {
             mixed: false,
             flush_began: None,
             told,
+            outbox: VecDeque::new(),
             behind: false,
-            owed: BTreeSet::new(),
             carried: Vec::new(),
         }
     }
@@ -97,6 +115,11 @@ impl Lane {
     /// Something is not durable.
     pub(crate) fn has_backlog(&self) -> bool {
         !self.items.is_empty()
+    }
+
+    /// Facts that are not durable here: their numbers, and whom they are about.
+    pub(crate) fn facts(&self) -> impl Iterator<Item = (u64, RecordingId)> {
+        self.items.iter().filter_map(|item| Some((item.number, item.what.fact()?.about())))
     }
 
     #[cfg(test)]
@@ -165,8 +188,10 @@ impl Lane {
                     settled.chunks.push(header.recording);
                     settled.bytes += u64::from(item.located.length);
                 }
-                What::Fact(LaneFact { record, delivery, leads, missing }) => {
-                    let about = record.fact.recording().unwrap_or(RecordingId(Uuid::nil()));
+                What::Fact(fact) => {
+                    let about = fact.about();
+                    let LaneFact { record, delivery, leads, missing } = fact;
+                    settled.about.push((item.number, about));
                     settled.owed.extend(missing.into_iter().map(|volume| (volume, about)));
                     settled.facts += u64::from(leads);
                     settled.bytes += if leads { u64::from(item.located.length) } else { 0 };

@@ -1,6 +1,6 @@
 //! Opening a store for writing.
 
-use crate::catch_up::catch_up;
+use crate::catch_up::{catch_up, owe_missed};
 use crate::description::{Description, STORE_FILE, is_unused, make_directory};
 use crate::handle::StoreHandle;
 use crate::keeper::{Keeper, look_at_space};
@@ -88,6 +88,7 @@ impl Store {
             tracing::warn!("the catalog is empty: it is made from the segments, which may take a while");
             rebuild::read_segments(&*shared.io, &*shared.catalog, &logs, &mut |_| {})?;
         }
+        owe_missed(&*shared.catalog, &logs, &ends)?;
         let caught_up = catch_up(&*shared.catalog, &logs, &ends, &mut |_| {})?;
         caught_up.count(&mut shared.keeper());
         for (volume, error) in caught_up.unreadable {

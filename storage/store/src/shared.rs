@@ -63,6 +63,10 @@ impl Shared {
         self.volumes.iter().find(|volume| volume.volume.number == number)
     }
 
+    pub(crate) fn numbers(&self) -> Vec<VolumeNumber> {
+        self.volumes.iter().map(|volume| volume.volume.number).collect()
+    }
+
     pub(crate) fn identity(&self, volume: &Volume) -> Identity {
         Identity {
             store_id: self.description.store_id,

@@ -5,7 +5,7 @@
 
 use super::{Keeper, StoreEvent};
 use crate::batch::{Batch, Note};
-use crate::catch_up::catch_up;
+use crate::catch_up::{catch_up, owe_missed};
 use crate::handle::Delivery;
 use crate::shared::Shared;
 use crate::{StoreError, VolumeState};
@@ -122,15 +122,19 @@ impl Keeper {
         self.catch_up()
     }
 
-    /// Reads from the journals what was missed.
-    fn catch_up(&mut self) -> Result<(), StoreError> {
-        let mut notes = Vec::new();
-        let ends = self.projection.durable.iter().map(|(&volume, &position)| (volume, position));
+    /// How far the journals that can be read are known to be durable.
+    fn ends(&self) -> Vec<(VolumeNumber, LogPosition)> {
         let is_there = |volume: &VolumeNumber| {
             self.shared.volume(*volume).is_some_and(|volume| volume.fault() != VolumeState::Missing)
         };
-        let ends: Vec<_> = ends.filter(|(volume, _)| is_there(volume)).collect();
-        let caught_up = catch_up(&*self.shared.catalog, &self.logs, &ends, &mut |note| notes.push(note));
+        let ends = self.projection.durable.iter().map(|(&volume, &position)| (volume, position));
+        ends.filter(|(volume, _)| is_there(volume)).collect()
+    }
+
+    /// Reads from the journals what was missed.
+    fn catch_up(&mut self) -> Result<(), StoreError> {
+        let mut notes = Vec::new();
+        let caught_up = catch_up(&*self.shared.catalog, &self.logs, &self.ends(), &mut |note| notes.push(note));
         // What was applied before an error is in the catalog too.
         self.projection.applied = self.shared.catalog.applied()?;
         notes.into_iter().for_each(|note| self.note(note));
@@ -175,6 +179,7 @@ impl Keeper {
         }
         let reopened = self.shared.catalog.reopen().map_err(StoreError::from).and_then(|()| {
             self.projection.applied = self.shared.catalog.applied()?;
+            owe_missed(&*self.shared.catalog, &self.logs, &self.ends())?;
             self.catch_up()?;
             self.owe_pending()
         });

@@ -44,7 +44,7 @@ impl Keeper {
         let mut owing = Changes::default();
         for pending in self.shared.catalog.pending()? {
             let held = self.shared.catalog.facts(pending.recording)?;
-            for volume in self.shared.volumes.iter().map(|volume| volume.volume.number) {
+            for volume in self.shared.numbers() {
                 let is_missed =
                     |places: &[(VolumeNumber, _)]| !places.is_empty() && places.iter().all(|(of, _)| *of != volume);
                 if held.iter().any(|held| is_missed(&held.places)) {

@@ -38,6 +38,9 @@ impl StoreWriter {
             return;
         }
         let (settled, left) = self.lanes[lane].give_up(lane);
+        let volume = self.lanes[lane].shared.volume.number;
+        let facts = left.iter().filter_map(|(item, _)| item.what.fact());
+        self.owed.extend(facts.map(|fact| (volume, fact.about())));
         self.settle(lane, settled);
         self.stranded.extend(left);
         self.urgent = true;

@@ -24,9 +24,9 @@ use crate::{StoreError, VolumeState, WriterStatistics};
 use facts::says_over;
 use place::NAP;
 use sidetone_log::format::{CHUNK_PAYLOAD_OFFSET, fact_record};
-use sidetone_log::{ChunkHeader, Fact, FactRecord, FactSequence, Journal};
+use sidetone_log::{ChunkHeader, Fact, FactRecord, FactSequence, Journal, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
@@ -51,6 +51,8 @@ pub struct StoreWriter {
     known: HashMap<RecordingId, Known>,
     /// Facts that wait for the audio of their recording.
     held: VecDeque<Held>,
+    /// Volumes that have missed a fact, and whom it was about: told with the next batch.
+    owed: BTreeSet<(VolumeNumber, RecordingId)>,
     /// Taken back from volumes that failed.
     stranded: VecDeque<(Item, Vec<u8>)>,
     next_number: u64,
@@ -107,6 +109,7 @@ impl StoreWriter {
             lanes,
             known: HashMap::new(),
             held: VecDeque::new(),
+            owed: BTreeSet::new(),
             stranded: VecDeque::new(),
             next_number: 0,
             sequence,
@@ -266,6 +269,7 @@ impl StoreWriter {
                 self.urgent |= waits;
             }
         }
+        self.tell();
         self.nudge();
     }
 
