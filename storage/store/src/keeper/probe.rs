@@ -123,8 +123,8 @@ impl Keeper {
         match close_left_open(&logs.segments, segment, 0, &self.shared.options.segments) {
             Ok(_) => self.shared.keeper().segments_closed += 1,
             Err(error) => {
-                eprintln!("XXX {segment:?} {error}");
-                tracing::error!(volume = volume.0, segment = segment.0, %error, "a segment could not be closed; the next start tries again");
+                tracing::error!(volume = volume.0, segment = segment.0, %error, "a segment could not be closed; it is tried again");
+                self.left_open.push((volume, segment));
             }
         }
     }
