@@ -13,6 +13,11 @@ impl ThreadClock {
         Self(CaptureClock::start())
     }
 
+    #[cfg(test)]
+    pub(crate) fn of(clock: CaptureClock) -> Self {
+        Self(clock)
+    }
+
     /// By how many nanoseconds the system clock was set since this was asked last, if it was.
     pub(crate) fn take_step(&mut self) -> Option<i64> {
         self.0.take_step()

@@ -233,6 +233,8 @@ pub struct WriterCounters {
     pub durable_after: Durations,
     pub lost_packets: Counter,
     pub errors: Counter,
+    /// How often somebody set the system clock.
+    pub clock_steps: Counter,
     /// 1 while no volume takes audio.
     pub(crate) failing: Counter,
 }

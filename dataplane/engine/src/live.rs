@@ -109,7 +109,7 @@ impl Engine {
         };
         let writer = {
             let stop = stop.write.clone();
-            spawn("writer".into(), None, move || run_writer(writer, &stop))?
+            spawn("writer".into(), None, move || run_writer(writer, ThreadClock::start(), &stop))?
         };
         let call = {
             let stop = stop.call.clone();
@@ -266,8 +266,7 @@ fn run_calls(mut call: CallThread, stop: &AtomicBool) {
 }
 
 /// Returns the store, and how many facts it did not take.
-fn run_writer(mut writer: Writer, stop: &AtomicBool) -> (StoreWriter, usize) {
-    let mut clock = ThreadClock::start();
+pub(crate) fn run_writer(mut writer: Writer, mut clock: ThreadClock, stop: &AtomicBool) -> (StoreWriter, usize) {
     while !stop.load(Ordering::Acquire) {
         let now = clock.now();
         let busy = writer.step(now);

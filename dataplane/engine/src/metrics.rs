@@ -277,6 +277,11 @@ impl EngineMetrics {
                 writer.lost_packets.get(),
             ),
             single_counter("sidetone_writer_errors_total", "Failed operations of the store.", writer.errors.get()),
+            single_counter(
+                "sidetone_clock_steps_total",
+                "How often somebody set the system clock by a quarter of a second or more.",
+                writer.clock_steps.get(),
+            ),
         ]
     }
 }

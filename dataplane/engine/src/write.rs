@@ -37,6 +37,8 @@ pub(crate) struct Writer {
     refused: BTreeMap<RecordingId, Fact>,
     /// Packets whose audio was lost here, per track of recordings that are not over.
     lost: BTreeMap<(RecordingId, TrackId), u64>,
+    /// The system clock was set, and no fact tells of it yet: when, and by how many seconds.
+    stepped: Option<(CaptureTime, f64)>,
     /// When a failure was logged last, and how many there were since.
     told_at: CaptureTime,
     untold: u64,
@@ -52,6 +54,7 @@ impl Writer {
             plan,
             refused: BTreeMap::new(),
             lost: BTreeMap::new(),
+            stepped: None,
             told_at: CaptureTime::ZERO,
             untold: 0,
             scratch: Vec::with_capacity(64 * 1024),
@@ -89,6 +92,7 @@ impl Writer {
         for fact in facts {
             self.append_fact(fact, now);
         }
+        self.tell_clock_step(now);
         busy
     }
 
@@ -141,13 +145,23 @@ impl Writer {
     /// The system clock was set, by so many nanoseconds: times of recordings before and after it do not compare.
     pub(crate) fn on_clock_step(&mut self, stepped_nanos: i64, now: CaptureTime) {
         let stepped_seconds = stepped_nanos as f64 / 1e9;
-        tracing::warn!(
-            stepped_seconds,
-            "somebody has set the system clock; the capture clock goes over to it by and by"
-        );
-        match self.store.append_fact(Fact::Clock { at: now, stepped_seconds }) {
-            Ok(number) => self.plan.on_fact(number, now),
-            Err(error) => self.on_error(&error, "the log does not tell that the clock was set", now),
+        tracing::warn!(stepped_seconds, "somebody has set the system clock; the capture clock follows it slowly");
+        self.counters.clock_steps.add(1);
+        let (at, before) = self.stepped.unwrap_or((now, 0.0));
+        self.stepped = Some((at, before + stepped_seconds));
+        self.tell_clock_step(now);
+    }
+
+    /// Steps that the store does not take are told as one, as soon as it does.
+    fn tell_clock_step(&mut self, now: CaptureTime) {
+        let Some((at, stepped_seconds)) = self.stepped else { return };
+        match self.store.append_fact(Fact::Clock { at, stepped_seconds }) {
+            Ok(number) => {
+                self.stepped = None;
+                self.plan.on_fact(number, now);
+                self.counters.facts.add(1);
+            }
+            Err(error) => self.on_error(&error, "facts wait in memory until the store takes them", now),
         }
     }
 
@@ -158,7 +172,7 @@ impl Writer {
                 self.plan.forget();
                 self.counters.flushes.add(1);
                 self.counters.failing.set(0);
-                self.refused.is_empty()
+                self.refused.is_empty() && self.stepped.is_none()
             }
             Err(error) => {
                 self.on_error(&error, "what is in memory is not durable", now);
@@ -179,7 +193,7 @@ impl Writer {
 
     /// The store, and how many facts it did not take.
     pub(crate) fn into_store(self) -> (StoreWriter, usize) {
-        (self.store, self.refused.len())
+        (self.store, self.refused.len() + usize::from(self.stepped.is_some()))
     }
 }
 

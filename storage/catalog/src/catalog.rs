@@ -30,7 +30,11 @@ pub trait Catalog: Send + Sync {
     fn persist(&self) -> Result<(), CatalogError>;
 
     /// Begins anew with what is on the disk, after an error that came from there. What was applied since the last
-    /// [`Self::persist`] may be gone: [`Self::applied`] tells.
+    /// [`Self::persist`] may be gone: [`Self::applied`] tells. After an error everything can still be read, as long as the
+    /// disk can.
+    ///
+    /// # Errors
+    /// As long as the disk takes no writes. [`CatalogError::Damaged`], for good, when [`Self::apply`] has met damage.
     fn reopen(&self) -> Result<(), CatalogError>;
 
     /// Brings a catalog that was opened for reading up to date with the process that writes it. Does nothing in that.

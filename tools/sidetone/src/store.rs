@@ -72,7 +72,7 @@ pub(crate) enum StoreCommand {
 pub(crate) struct BackupArguments {
     /// Directory of the backup: empty, not there yet, or an earlier backup of this store.
     #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    target: PathBuf,
     #[command(flatten)]
     store: StoreDirectory,
     /// Link files that do not change any more instead of copying them; on the same file system only.
@@ -248,7 +248,7 @@ fn rebuild(directory: &Path, json: bool) -> Result<ExitCode> {
 fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
     let store = &arguments.store.directory;
     // The recorder has another working directory.
-    let directory = std::path::absolute(&arguments.directory).context("the backup's directory cannot be found")?;
+    let directory = std::path::absolute(&arguments.target).context("the backup's directory cannot be found")?;
     let options = BackupOptions { link: arguments.link };
     let bar = copy_bar();
     let mut progress = |done: BackupProgress| show(&bar, &done);

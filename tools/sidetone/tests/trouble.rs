@@ -165,7 +165,10 @@ fn a_missing_volume_is_told_and_the_rest_goes_on() {
         let (status, body) = recorder.get("/readyz").unwrap();
         let ready: Value = serde_json::from_str(&body).unwrap();
         assert_eq!((status, &ready["volumes"][1]["state"]), (200, &json!("missing")), "{body}");
-        assert!(ready["warnings"][0].as_str().unwrap().contains("is missing: mount it"), "{body}");
+        // There may be more: the machine's disk may run out of space.
+        let warnings = ready["warnings"].as_array().unwrap();
+        let tells = |warning: &Value| warning.as_str().unwrap().contains("is missing: mount it");
+        assert!(warnings.iter().any(tells), "{body}");
         assert!(recorder.log().contains("a volume of the store is missing"), "{}", recorder.log());
         assert_eq!(recorder.stop(), Some(0));
     }

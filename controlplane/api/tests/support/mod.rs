@@ -14,7 +14,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Grid steps in one chunk.
@@ -83,13 +83,27 @@ impl Server {
 
     pub(crate) fn start_at(listen: SocketAddr, recordings: &[Recording]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), &StoreOptions::new(NodeName("test".into()))).unwrap();
-        let (mut writer, mut keeper, _reader, store) = store.split();
+        let mut options = StoreOptions::new(NodeName("test".into()));
+        options.sealing.interval = Duration::ZERO;
+        let store = Store::open(directory.path(), &options).unwrap();
+        let (mut writer, mut keeper, reader, store) = store.split();
         for recording in recordings {
             append(&mut writer, recording);
         }
-        writer.flush().unwrap();
-        while keeper.step() {}
+        // Until all are sealed: their documents stay as they are from then on.
+        let is_settled = |recording: &&Recording| {
+            let has_audio = recording.tracks.iter().any(|track| track.duration_seconds > 0.0);
+            let kept = || reader.recording(recording.id).unwrap();
+            recording.state == RecordingState::Active || !has_audio || kept().is_some_and(|kept| kept.proof.is_some())
+        };
+        let settles = Instant::now() + ANSWER_TIMEOUT;
+        loop {
+            writer.flush().unwrap();
+            if !keeper.step() && recordings.iter().all(|recording| is_settled(&recording)) {
+                break;
+            }
+            assert!(Instant::now() < settles, "the recordings are not sealed");
+        }
         let storage = Some(keep(writer, keeper));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (told, events) = (Arc::new(Told::default()), EventBus::new());

@@ -1,17 +1,23 @@
 //! The writer on a store whose disk fails on demand.
 
 use super::*;
+use crate::clock::ThreadClock;
 use crate::keep::{self, Room};
+use crate::live::run_writer;
 use crate::message::EngineEvent;
 use crate::ring::{MessageHeader, MessageProducer, message_ring};
 use rtrb::RingBuffer;
+use rustix::time::{ClockId, clock_gettime};
+use sidetone_capture::{CaptureClock, monotonic_ns};
 use sidetone_catalog::{Catalog, MemoryCatalog};
-use sidetone_log::ChunkCodec;
 use sidetone_log::simulation::SimulatedDisk;
+use sidetone_log::{ChunkCodec, Content, Entry, FactRecord, JournalReader, KnownEnd, LogPosition, OpenFiles, Owner};
 use sidetone_model::{ConversationId, Losses, NodeName, Side, Tick, TrackKind};
 use sidetone_store::{JournalConfig, Keeper, Store, StoreOptions, StoreReader, VolumeState};
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 const HOME: &str = "/home";
 const OTHER: &str = "/other";
@@ -289,4 +295,179 @@ fn a_recording_whose_audio_was_lost_after_its_last_report_is_incomplete() {
     assert_eq!(with_losses(&recording, &lost(20)), None);
     let active = Recording { state: RecordingState::Active, ..recording.clone() };
     assert_eq!(with_losses(&active, &lost(50)), None, "the call thread still tells it");
+}
+
+/// Flushes of a volume's journal.
+fn flushes(desk: &Desk, volume: usize) -> u64 {
+    desk.reader.statistics().unwrap().volumes[volume].journal.as_ref().unwrap().flushes
+}
+
+#[test]
+fn a_volume_that_does_not_answer_costs_the_others_neither_audio_nor_flushes() {
+    let mut desk = Desk::new(4);
+    const CALLS: u8 = 8;
+    for call in 0..CALLS {
+        desk.save(recording(call, RecordingState::Active));
+        desk.chunk(id(call), 0, CUT, 35);
+    }
+    desk.pass(1400);
+    assert_eq!(desk.room.troubled(), []);
+    // Whatever is asked of it takes minutes.
+    desk.disk.set_delay(Path::new(OTHER), 50_000);
+    let mut offered = [0u64; CALLS as usize];
+    let mut talk = |desk: &mut Desk, cuts: u64| {
+        for _ in 0..cuts {
+            let first = desk.now.tick().0 / 35 * 35;
+            for call in 0..CALLS {
+                desk.chunk(id(call), 1, first, 35);
+                offered[usize::from(call)] += 35;
+                // Some encoders are late.
+                desk.pass(80);
+            }
+            desk.pass(60);
+        }
+    };
+    talk(&mut desk, 6);
+    assert_eq!(desk.room.troubled().iter().map(|(_, state)| *state).collect::<Vec<_>>(), [VolumeState::Stalled]);
+    let before = flushes(&desk, 0);
+    talk(&mut desk, 100);
+    let flushed = flushes(&desk, 0) - before;
+    // Two a cut: one at the cut, one for those that were late for it.
+    assert!((90..=220).contains(&flushed), "{flushed} flushes in 70 s");
+    assert_eq!((desk.counters.errors.get(), desk.counters.lost_packets.get()), (0, 0));
+    assert!(!desk.counters.is_failing() && desk.room.takes_new());
+
+    desk.disk.set_delay(Path::new(OTHER), 3);
+    for call in 0..CALLS {
+        desk.save(recording(call, RecordingState::Complete));
+    }
+    let until = desk.now.saturating_add(Duration::from_secs(900));
+    while !desk.room.troubled().is_empty() {
+        assert!(desk.now < until, "the volume answers at last");
+        desk.pass(5000);
+    }
+    assert_eq!(desk.completed().len(), usize::from(CALLS));
+    for recording in desk.completed() {
+        assert_eq!(recording.state, RecordingState::Complete);
+        let call = usize::from(recording.id.0.as_bytes()[0]);
+        assert_eq!(desk.stored_packets(recording.id, 1), offered[call], "{call}");
+    }
+}
+
+#[test]
+fn while_the_only_volume_does_not_answer_memory_is_bounded_and_each_loss_is_told() {
+    let mut desk = Desk::new(5);
+    desk.disk.set_down(Path::new(OTHER), true);
+    for call in 0..4 {
+        desk.save(recording(call, RecordingState::Active));
+        desk.chunk(id(call), 0, CUT, 35);
+    }
+    desk.pass(5000);
+    desk.disk.set_delay(Path::new(HOME), 50_000);
+    let mut offered = [0u64; 4];
+    let mut backlog_most = 0;
+    for _ in 0..200 {
+        let first = desk.now.tick().0 / 35 * 35;
+        for call in 0..4 {
+            desk.chunk(id(call), 1, first, 35);
+            offered[usize::from(call)] += 35;
+        }
+        desk.pass(700);
+        let writer = desk.reader.statistics().unwrap().writer.unwrap();
+        backlog_most = backlog_most.max(writer.backlog);
+    }
+    assert!(desk.counters.is_failing() && !desk.room.takes_new());
+    // What was taken until the stall was noticed, 2 s after a flush began.
+    assert!((1..100).contains(&backlog_most), "{backlog_most} records in memory");
+    desk.disk.set_delay(Path::new(HOME), 3);
+    let until = desk.now.saturating_add(Duration::from_secs(900));
+    while desk.counters.is_failing() {
+        assert!(desk.now < until, "the volume answers at last");
+        desk.pass(5000);
+    }
+    for call in 0..4 {
+        desk.save(recording(call, RecordingState::Complete));
+    }
+    desk.pass(5000);
+    let completed = desk.completed();
+    assert_eq!(completed.len(), 4);
+    let mut told = 0;
+    for recording in completed {
+        let call = usize::from(recording.id.0.as_bytes()[0]);
+        let lost = recording.tracks[1].losses.writer;
+        assert!(lost > 0 && recording.state == RecordingState::Incomplete, "{call}: {lost}");
+        assert_eq!(desk.stored_packets(recording.id, 1) + lost, offered[call], "{call}");
+        told += lost;
+    }
+    assert_eq!(desk.counters.lost_packets.get(), told);
+}
+
+/// What the journal of a volume tells of steps of the system clock.
+fn clock_steps(disk: &SimulatedDisk, reader: &StoreReader, volume: &str) -> Vec<(CaptureTime, f64)> {
+    let statistics = reader.statistics().unwrap();
+    let volume = statistics.volumes.iter().find(|one| one.directory == Path::new(volume)).unwrap();
+    let owner = Owner { store_id: statistics.store_id, volume: volume.volume };
+    let files = OpenFiles::new(disk.process(), 8);
+    let journal = JournalReader::open(&files, &volume.directory.join("journal"), owner);
+    let scan = journal.scan(LogPosition::default(), KnownEnd::AtLeast(LogPosition::default())).unwrap();
+    let step = |entry: Entry| match entry.content {
+        Content::Fact(FactRecord { fact: Fact::Clock { at, stepped_seconds }, .. }) => Some((at, stepped_seconds)),
+        _ => None,
+    };
+    scan.filter_map(|entry| step(entry.unwrap())).collect()
+}
+
+#[test]
+fn a_step_of_the_system_clock_is_counted_and_in_the_log_of_each_volume() {
+    let mut desk = Desk::new(6);
+    let at = desk.now;
+    desk.writer.on_clock_step(-3_600_500_000_000, at);
+    desk.pass(1000);
+    for volume in ["/home/store", "/other/volume"] {
+        assert_eq!(clock_steps(&desk.disk, &desk.reader, volume), [(at, -3600.5)], "{volume}");
+    }
+    assert_eq!(desk.counters.clock_steps.get(), 1);
+
+    // What no volume takes is told later, as one.
+    for volume in [HOME, OTHER] {
+        desk.disk.set_down(Path::new(volume), true);
+    }
+    desk.save(recording(1, RecordingState::Active));
+    desk.pass(5000);
+    let later = desk.now;
+    desk.writer.on_clock_step(1_000_000_000, later);
+    desk.writer.on_clock_step(2_000_000_000, later);
+    for volume in [HOME, OTHER] {
+        desk.disk.set_down(Path::new(volume), false);
+    }
+    desk.pass(8000);
+    for volume in ["/home/store", "/other/volume"] {
+        // The first may have moved into a segment by now.
+        let mut told = clock_steps(&desk.disk, &desk.reader, volume);
+        told.retain(|step| *step != (at, -3600.5));
+        assert_eq!(told, [(later, 3.0)], "{volume}");
+    }
+    assert_eq!(desk.counters.clock_steps.get(), 3);
+}
+
+#[test]
+fn the_writer_thread_notices_that_the_system_clock_was_set() {
+    let Desk { disk, writer, reader, counters, keeper: _keeper, .. } = Desk::new(7);
+    let (monotonic, realtime) = (monotonic_ns(), clock_gettime(ClockId::Realtime));
+    let realtime = realtime.tv_sec.unsigned_abs() * 1_000_000_000 + realtime.tv_nsec.unsigned_abs();
+    // As if it had been started before somebody set the clock an hour ahead.
+    let clock = ThreadClock::of(CaptureClock::new(monotonic, realtime - 3600 * 1_000_000_000));
+    let stop = AtomicBool::new(false);
+    let (_store, facts) = std::thread::scope(|scope| {
+        let running = scope.spawn(|| run_writer(writer, clock, &stop));
+        let until = Instant::now() + Duration::from_secs(20);
+        while counters.clock_steps.get() == 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        stop.store(true, Ordering::Release);
+        running.join().unwrap()
+    });
+    assert_eq!((facts, counters.clock_steps.get()), (0, 1));
+    let told = clock_steps(&disk, &reader, "/home/store");
+    assert!(matches!(told[..], [(_, seconds)] if (seconds - 3600.0).abs() < 1.0), "{told:?}");
 }

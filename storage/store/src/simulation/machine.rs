@@ -15,6 +15,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// One life of the machine.
@@ -147,6 +148,10 @@ impl Io for MortalIo {
 
     fn now(&self) -> CaptureTime {
         self.disk.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.disk.monotonic()
     }
 
     fn random(&self) -> io::Result<[u8; 16]> {
