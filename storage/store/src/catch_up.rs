@@ -3,11 +3,13 @@
 use crate::KeeperStatistics;
 use crate::StoreError;
 use crate::batch::Note;
-use crate::logs::Logs;
+use crate::logs::{Logs, VolumeLogs};
+use crate::rebuild::read_segments;
 use sidetone_catalog::{Catalog, Changes};
-use sidetone_log::{Content, FactSequence, KnownEnd, LogError, LogPosition, VolumeNumber};
+use sidetone_log::{Content, FactSequence, Io, KnownEnd, LogError, LogPosition, VolumeNumber};
 use sidetone_model::RecordingId;
 use std::collections::BTreeMap;
+use std::io;
 use uuid::Uuid;
 
 /// Records brought into the catalog at once, and the bytes of these.
@@ -47,20 +49,60 @@ impl CaughtUp {
 pub(crate) fn catch_up(
     catalog: &dyn Catalog,
     logs: &Logs,
-    ends: &[(VolumeNumber, LogPosition)],
+    ends: &[(VolumeNumber, KnownEnd)],
     note: &mut dyn FnMut(Note),
 ) -> Result<CaughtUp, StoreError> {
     read_journals(catalog, logs, &behind(catalog, ends)?, note)
 }
 
 /// What journals hold that the catalog does not know.
-fn behind(catalog: &dyn Catalog, ends: &[(VolumeNumber, LogPosition)]) -> Result<Vec<Span>, StoreError> {
+fn behind(catalog: &dyn Catalog, ends: &[(VolumeNumber, KnownEnd)]) -> Result<Vec<Span>, StoreError> {
     let applied = catalog.applied()?;
-    let span = |&(volume, end): &(VolumeNumber, LogPosition)| {
+    let span = |&(volume, end): &(VolumeNumber, KnownEnd)| {
         let from = applied.get(&volume).copied().unwrap_or_default();
-        (from < end).then_some(Span { volume, from, end: KnownEnd::At(end) })
+        let end = match end {
+            KnownEnd::At(end) if from >= end => return None,
+            KnownEnd::At(end) => KnownEnd::At(end),
+            KnownEnd::AtLeast(end) => KnownEnd::AtLeast(end.max(from)),
+        };
+        Some(Span { volume, from, end })
     };
     Ok(ends.iter().filter_map(span).collect())
+}
+
+/// What an earlier process has left in the journal of a volume where none can be begun now: read to its end, after all of it was
+/// made durable.
+pub(crate) fn to_the_end(io: &dyn Io, logs: &VolumeLogs) -> Result<(VolumeNumber, KnownEnd), StoreError> {
+    for file in logs.journal.files()? {
+        let path = logs.journal.path(file);
+        match io.sync_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::ReadOnlyFilesystem => {
+                return Err(StoreError::io("sync", path, source));
+            }
+            _ => {}
+        }
+    }
+    Ok((logs.volume.number, KnownEnd::AtLeast(LogPosition::default())))
+}
+
+/// Reads the segments of volumes of which the catalog knows nothing: it was made anew without them.
+pub(crate) fn read_forgotten(
+    io: &dyn Io,
+    catalog: &dyn Catalog,
+    logs: &Logs,
+    volumes: &[VolumeNumber],
+) -> Result<(), StoreError> {
+    let applied = catalog.applied()?;
+    for &volume in volumes.iter().filter(|volume| !applied.contains_key(volume)) {
+        if !logs.volume(volume)?.segments.segments()?.is_empty() {
+            tracing::warn!(
+                volume = volume.0,
+                "the catalog knows nothing of a volume: its segments are read, which may take a while"
+            );
+            read_segments(io, catalog, logs, &[volume], &mut |_| {})?;
+        }
+    }
+    Ok(())
 }
 
 /// Notes in the catalog which volumes may have missed facts that [`catch_up`] is going to read: those that lie in other journals and
@@ -68,7 +110,7 @@ fn behind(catalog: &dyn Catalog, ends: &[(VolumeNumber, LogPosition)]) -> Result
 pub(crate) fn owe_missed(
     catalog: &dyn Catalog,
     logs: &Logs,
-    ends: &[(VolumeNumber, LogPosition)],
+    ends: &[(VolumeNumber, KnownEnd)],
 ) -> Result<(), StoreError> {
     let mut facts: BTreeMap<(RecordingId, FactSequence), Vec<VolumeNumber>> = BTreeMap::new();
     if logs.volumes().count() == 1 {

@@ -5,9 +5,10 @@ use crate::handle::Delivery;
 use crate::shared::SharedVolume;
 use sidetone_catalog::Changes;
 use sidetone_log::{ChunkHeader, FactRecord, Flushed, Journal, Located, LogError, LogPosition, VolumeNumber};
-use sidetone_model::{CaptureTime, RecordingId};
+use sidetone_model::RecordingId;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 pub(crate) struct Lane {
@@ -18,8 +19,8 @@ pub(crate) struct Lane {
     items: VecDeque<Item>,
     /// Their numbers do not ascend: some came from a volume that failed.
     mixed: bool,
-    /// When the flush began that is in flight.
-    pub(crate) flush_began: Option<CaptureTime>,
+    /// When the flush began that is in flight, by the clock that is never set.
+    pub(crate) flush_began: Option<Duration>,
     /// Durable, and not told of yet.
     pub(crate) outbox: VecDeque<Settled>,
     /// Where the last batch ended.
@@ -146,7 +147,7 @@ impl Lane {
 
     /// Begins to make durable what was appended, unless a flush is in flight. True when one is, so that what was appended since it
     /// began has to wait for the next.
-    pub(crate) fn begin_flush(&mut self, now: CaptureTime) -> bool {
+    pub(crate) fn begin_flush(&mut self, now: Duration) -> bool {
         let Some(journal) = &mut self.journal else { return false };
         if self.flush_began.is_some() {
             return true;

@@ -158,6 +158,15 @@ pub(crate) fn is_fault(error: &LogError) -> bool {
     io_kind(error).is_some() || matches!(error, LogError::Failed { .. })
 }
 
+/// Whether a device has failed for good, as far as can be told: a bad block, or a device that is gone. Not that this process
+/// has too many files open, or no memory.
+pub(crate) fn is_of_the_device(error: &LogError) -> bool {
+    const EIO: i32 = 5;
+    const ENXIO: i32 = 6;
+    const ENODEV: i32 = 19;
+    matches!(error, LogError::Io { source, .. } if matches!(source.raw_os_error(), Some(EIO | ENXIO | ENODEV)))
+}
+
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

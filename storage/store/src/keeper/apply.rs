@@ -5,12 +5,12 @@
 
 use super::{Keeper, StoreEvent};
 use crate::batch::{Batch, Note};
-use crate::catch_up::{catch_up, owe_missed};
+use crate::catch_up::{catch_up, owe_missed, read_forgotten, to_the_end};
 use crate::handle::Delivery;
 use crate::shared::Shared;
 use crate::{StoreError, VolumeState};
 use sidetone_catalog::Changes;
-use sidetone_log::{FactSequence, LogPosition, VolumeNumber};
+use sidetone_log::{FactSequence, KnownEnd, LogPosition, VolumeNumber};
 use sidetone_model::RecordingId;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -122,31 +122,44 @@ impl Keeper {
         self.catch_up()
     }
 
+    /// Brings everything into the catalog that a volume holds which was away.
+    pub(super) fn read_volume(&mut self, volume: VolumeNumber) -> Result<(), StoreError> {
+        let (shared, logs) = (Arc::clone(&self.shared), self.logs.clone());
+        read_forgotten(&*shared.io, &*shared.catalog, &logs, &[volume])?;
+        let end = to_the_end(&*shared.io, logs.volume(volume)?)?;
+        self.read_on(&[end])?.map_or(Ok(()), Err)
+    }
+
     /// How far the journals that can be read are known to be durable.
-    fn ends(&self) -> Vec<(VolumeNumber, LogPosition)> {
+    fn ends(&self) -> Vec<(VolumeNumber, KnownEnd)> {
         let is_there = |volume: &VolumeNumber| {
             self.shared.volume(*volume).is_some_and(|volume| volume.fault() != VolumeState::Missing)
         };
-        let ends = self.projection.durable.iter().map(|(&volume, &position)| (volume, position));
+        let ends = self.projection.durable.iter().map(|(&volume, &position)| (volume, KnownEnd::At(position)));
         ends.filter(|(volume, _)| is_there(volume)).collect()
     }
 
     /// Reads from the journals what was missed.
     fn catch_up(&mut self) -> Result<(), StoreError> {
+        self.read_on(&self.ends()).map(|_unreadable| ())
+    }
+
+    /// Gives the error of a journal that could not be read.
+    fn read_on(&mut self, ends: &[(VolumeNumber, KnownEnd)]) -> Result<Option<StoreError>, StoreError> {
         let mut notes = Vec::new();
-        let caught_up = catch_up(&*self.shared.catalog, &self.logs, &self.ends(), &mut |note| notes.push(note));
+        let caught_up = catch_up(&*self.shared.catalog, &self.logs, ends, &mut |note| notes.push(note));
         // What was applied before an error is in the catalog too.
         self.projection.applied = self.shared.catalog.applied()?;
         notes.into_iter().for_each(|note| self.note(note));
         let caught_up = caught_up?;
         caught_up.count(&mut self.shared.keeper());
-        for (volume, error) in &caught_up.unreadable {
-            tracing::error!(volume = volume.0, %error, "the catalog cannot follow a volume's journal now");
-        }
         for (volume, error) in caught_up.damaged {
             (self.sink)(StoreEvent::JournalDamaged { volume, error });
         }
-        Ok(())
+        for (volume, error) in &caught_up.unreadable {
+            tracing::error!(volume = volume.0, %error, "the catalog cannot follow a volume's journal now");
+        }
+        Ok(caught_up.unreadable.into_iter().next().map(|(_, error)| error))
     }
 
     fn note(&mut self, note: Note) {

@@ -22,6 +22,10 @@ impl Keeper {
         self.reopen_catalog();
         for index in 0..self.shared.volumes.len() {
             let volume = Arc::clone(&self.shared.volumes[index]);
+            if volume.fault() == VolumeState::Stalled {
+                // To ask it anything would be to wait for it.
+                continue;
+            }
             look_at_space(&self.shared, &volume);
             match volume.fault() {
                 VolumeState::Full | VolumeState::Failed | VolumeState::Missing => {
@@ -59,8 +63,10 @@ impl Keeper {
             return Ok(());
         }
         // It was away since the store was opened.
-        let journal = open_journal(&self.shared, shared)?;
+        // What can be read is read before the journal is opened, which begins a file each time.
+        self.read_volume(volume.number)?;
         let Orphans { runs, next, left_open } = unannounced_runs(&self.shared, self.logs.volume(volume.number)?)?;
+        let journal = open_journal(&self.shared, shared)?;
         self.reach(volume.number, journal.durable())?;
         self.take_over(volume.number, next, left_open);
         for fact in runs {

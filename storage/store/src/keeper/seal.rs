@@ -6,7 +6,7 @@
 use super::segments::{Kind, NewRun, kind_of};
 use super::{Keeper, StoreEvent};
 use crate::StoreError;
-use crate::shared::is_fault;
+use crate::shared::{is_fault, is_of_the_device};
 use sidetone_catalog::{ChunkLocation, HeldFact, Pending};
 use sidetone_log::format::RUN_CHUNKS_MAX;
 use sidetone_log::{ChunkRecord, Fact, FactRecord, FactSequence, LogPosition, Through, VolumeNumber};
@@ -75,13 +75,14 @@ impl Keeper {
         self.announce();
     }
 
-    /// Volumes whose segments can be written.
+    /// Volumes whose segments can be written. Not with their last reserve: a run takes its room twice until the journal files
+    /// go.
     fn usable_volumes(&mut self) -> Vec<VolumeNumber> {
         let volumes: Vec<_> = self
             .shared
             .volumes
             .iter()
-            .filter(|volume| volume.fault().takes_facts())
+            .filter(|volume| volume.state().takes_audio())
             .map(|volume| volume.volume.number)
             .collect();
         let logs = &self.logs;
@@ -177,10 +178,10 @@ impl Keeper {
         for row in rows {
             match journal.read_chunk(row.located) {
                 Ok(chunk) => chunks.push(chunk),
-                Err(error) if is_fault(&error) && attempts < ATTEMPTS => {
+                Err(error) if is_fault(&error) && (attempts < ATTEMPTS || !is_of_the_device(&error)) => {
                     tracing::error!(%recording, %error, "audio cannot be read from the journal; it is tried again");
                     self.shared.keeper().seal_failures += 1;
-                    let until = now.saturating_add(PUT_OFF * (1 << attempts));
+                    let until = now.saturating_add(PUT_OFF * (1 << attempts.min(ATTEMPTS)));
                     self.put_off.insert(recording, (until, attempts + 1));
                     return Ok(None);
                 }
@@ -201,7 +202,10 @@ impl Keeper {
             _ => None,
         });
         // Audio that no document tells of is whole in nobody's eyes.
-        let Some(document) = document else { return true };
+        let Some(document) = document else {
+            self.shared.keeper().damaged_chunks += damaged.len() as u64;
+            return true;
+        };
         let missing: Vec<Gap> = gaps(damaged).into_iter().filter(|gap| !document.gaps.contains(gap)).collect();
         let is_active = document.state == RecordingState::Active;
         if missing.is_empty() && !is_active {
