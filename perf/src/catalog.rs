@@ -8,6 +8,7 @@ mod plot;
 mod questions;
 mod world;
 
+use crate::measure::{Spread, Times, forget_cached, thread_cpu_seconds};
 use anyhow::{Context, Result};
 use questions::{QUESTIONS, question};
 use serde::Serialize;
@@ -26,7 +27,13 @@ pub(crate) struct Options {
     /// Sizes to measure, in recordings.
     #[arg(long, value_delimiter = ',', default_value = "10000,100000")]
     recordings: Vec<u64>,
-    /// Each question is asked so often.
+    /// Rounds of opening and asking; the median counts.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Rounds of filling; the median counts.
+    #[arg(long, default_value_t = 1)]
+    fills: usize,
+    /// Each question is asked so often in each round.
     #[arg(long, default_value_t = 200)]
     samples: usize,
     /// Recordings that come in per second meanwhile.
@@ -59,10 +66,10 @@ struct Outcome {
     filling: Option<Filling>,
     bytes_per_recording: f64,
     family_bytes_per_recording: Vec<(&'static str, f64)>,
-    /// With nothing of it in the page cache.
-    open_cold_ms: f64,
-    first_search_ms: f64,
-    background_per_second: f64,
+    /// With nothing of it in the page cache, and from the second round on with the write-ahead log of the round before.
+    open_cold_ms: Spread,
+    first_search_ms: Spread,
+    background_per_second: Spread,
     questions: Vec<Asked>,
     resident_mib_max: f64,
 }
@@ -70,24 +77,25 @@ struct Outcome {
 #[derive(Serialize)]
 struct Filling {
     /// Recordings per second into a catalog that is made anew, and with putting its tables in order at the end.
-    rebuild_per_second: f64,
-    rebuild_finished_per_second: f64,
+    rebuild_per_second: Spread,
+    rebuild_finished_per_second: Spread,
     /// Recordings per second in batches of 1000, into the filled catalog.
-    insert_per_second: f64,
+    insert_per_second: Spread,
     /// CPU time of the applying thread for each recording, in microseconds: what it would take on an idle machine.
-    rebuild_cpu_us: f64,
-    insert_cpu_us: f64,
+    rebuild_cpu_us: Spread,
+    insert_cpu_us: Spread,
 }
 
 #[derive(Serialize)]
 struct Asked {
     question: &'static str,
-    p50_ms: f64,
-    p99_ms: f64,
+    p50_ms: Spread,
+    p99_ms: Spread,
+    /// Of all rounds.
     max_ms: f64,
     /// The same of the thread's CPU time, on which other work on the machine has less influence.
-    cpu_p50_ms: f64,
-    cpu_p99_ms: f64,
+    cpu_p50_ms: Spread,
+    cpu_p99_ms: Spread,
     /// Recordings on the first page, on average, and how many pages were cut short by the bound on work.
     found: f64,
     short_pages: usize,
@@ -121,9 +129,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 fn measure(options: &Options, recordings: u64, path: &Path) -> Result<Outcome> {
     let world = World { seed: options.seed, recordings };
-    let filling = if path.exists() { None } else { Some(fill_both_ways(&world, path)?) };
+    let mut filled = Vec::new();
+    for _ in 0..options.fills.max(1) {
+        if path.exists() && filled.is_empty() {
+            break;
+        }
+        if path.exists() {
+            std::fs::remove_dir_all(path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        filled.push(fill_both_ways(&world, path)?);
+    }
     let catalog = RocksCatalog::open(path)?;
-    catalog.compact()?;
+    if !filled.is_empty() {
+        catalog.compact()?;
+    }
     let held = catalog.statistics()?.recordings;
     anyhow::ensure!(held >= recordings, "recordings are missing: {held} of {recordings}");
     let bytes = catalog.table_bytes()?;
@@ -131,6 +150,42 @@ fn measure(options: &Options, recordings: u64, path: &Path) -> Result<Outcome> {
     let total = bytes.iter().map(|(_, bytes)| bytes).sum();
     drop(catalog);
 
+    let mut rounds = Vec::new();
+    for number in 0..options.rounds {
+        rounds.push(round(options, &world, path, number)?);
+    }
+    let spread = |of: fn(&Round) -> f64| Spread::of(rounds.iter().map(of));
+    Ok(Outcome {
+        recordings,
+        filling: (!filled.is_empty()).then(|| Filling::of(&filled)),
+        bytes_per_recording: per_recording(total),
+        family_bytes_per_recording: bytes.into_iter().map(|(name, bytes)| (name, per_recording(bytes))).collect(),
+        open_cold_ms: spread(|round| round.open_cold_ms),
+        first_search_ms: spread(|round| round.first_search_ms),
+        background_per_second: spread(|round| round.background_per_second),
+        questions: (0..QUESTIONS.len()).map(|index| asked(&rounds, index, options)).collect(),
+        resident_mib_max: crate::pipeline::peak_resident_kib()? / 1024.0,
+    })
+}
+
+/// What one opening of the catalog has shown.
+struct Round {
+    open_cold_ms: f64,
+    first_search_ms: f64,
+    background_per_second: f64,
+    /// By question.
+    answers: Vec<Answers>,
+}
+
+#[derive(Clone, Default)]
+struct Answers {
+    took: Times,
+    cpu: Times,
+    found: usize,
+    short_pages: usize,
+}
+
+fn round(options: &Options, world: &World, path: &Path, number: usize) -> Result<Round> {
     forget_cached(path)?;
     let opening = Instant::now();
     let catalog = RocksCatalog::open(path)?;
@@ -138,22 +193,56 @@ fn measure(options: &Options, recordings: u64, path: &Path) -> Result<Outcome> {
     let searching = Instant::now();
     catalog.search(&Query::default())?;
     let first_search = searching.elapsed();
-    let (questions, background_per_second) = ask(options, &world, &catalog, held)?;
-    Ok(Outcome {
-        recordings,
-        filling,
-        bytes_per_recording: per_recording(total),
-        family_bytes_per_recording: bytes.into_iter().map(|(name, bytes)| (name, per_recording(bytes))).collect(),
+    let held = catalog.statistics()?.recordings;
+    let (answers, background_per_second) = ask(options, world, &catalog, held, number)?;
+    Ok(Round {
         open_cold_ms: open_cold.as_secs_f64() * 1e3,
         first_search_ms: first_search.as_secs_f64() * 1e3,
         background_per_second,
-        questions,
-        resident_mib_max: crate::pipeline::peak_resident_kib()? / 1024.0,
+        answers,
     })
 }
 
+/// What all rounds say of a question.
+fn asked(rounds: &[Round], index: usize, options: &Options) -> Asked {
+    let answers = || rounds.iter().map(|round| &round.answers[index]);
+    let spread = |of: fn(&Answers) -> f64| Spread::of(answers().map(of));
+    Asked {
+        question: QUESTIONS[index],
+        p50_ms: spread(|answers| answers.took.summary().p50_ms),
+        p99_ms: spread(|answers| answers.took.summary().p99_ms),
+        max_ms: spread(|answers| answers.took.summary().max_ms).high,
+        cpu_p50_ms: spread(|answers| answers.cpu.summary().p50_ms),
+        cpu_p99_ms: spread(|answers| answers.cpu.summary().p99_ms),
+        found: answers().map(|answers| answers.found).sum::<usize>() as f64 / (rounds.len() * options.samples) as f64,
+        short_pages: answers().map(|answers| answers.short_pages).sum(),
+    }
+}
+
+/// How long filling took, and how many recordings came in each way.
+struct Filled {
+    rebuilt: u64,
+    feeding: Took,
+    finished: Duration,
+    inserted: u64,
+    inserting: Took,
+}
+
+impl Filling {
+    fn of(filled: &[Filled]) -> Self {
+        let spread = |of: fn(&Filled) -> f64| Spread::of(filled.iter().map(of));
+        Self {
+            rebuild_per_second: spread(|one| one.rebuilt as f64 / one.feeding.wall.as_secs_f64()),
+            rebuild_finished_per_second: spread(|one| one.rebuilt as f64 / one.finished.as_secs_f64()),
+            insert_per_second: spread(|one| one.inserted as f64 / one.inserting.wall.as_secs_f64()),
+            rebuild_cpu_us: spread(|one| one.feeding.cpu_seconds * 1e6 / one.rebuilt as f64),
+            insert_cpu_us: spread(|one| one.inserting.cpu_seconds * 1e6 / one.inserted as f64),
+        }
+    }
+}
+
 /// Most of it as a rebuild does, the rest as a running recorder.
-fn fill_both_ways(world: &World, path: &Path) -> Result<Filling> {
+fn fill_both_ways(world: &World, path: &Path) -> Result<Filled> {
     let inserted = INSERTED_MAX.min(world.recordings / 2);
     let rebuilt = world.recordings - inserted;
     let catalog = RocksCatalog::create_bulk(path, &CatalogOptions::default())?;
@@ -165,20 +254,14 @@ fn fill_both_ways(world: &World, path: &Path) -> Result<Filling> {
     let catalog = RocksCatalog::open(path)?;
     let inserting = fill(&catalog, world, rebuilt..world.recordings)?;
     catalog.persist()?;
-    Ok(Filling {
-        rebuild_per_second: rebuilt as f64 / feeding.wall.as_secs_f64(),
-        rebuild_finished_per_second: rebuilt as f64 / finished.as_secs_f64(),
-        insert_per_second: inserted as f64 / inserting.wall.as_secs_f64(),
-        rebuild_cpu_us: feeding.cpu_ms * 1e3 / rebuilt as f64,
-        insert_cpu_us: inserting.cpu_ms * 1e3 / inserted as f64,
-    })
+    Ok(Filled { rebuilt, feeding, finished, inserted, inserting })
 }
 
 /// Time on the clock, and CPU time of the thread that waited for it.
 #[derive(Clone, Copy, Default)]
 struct Took {
     wall: Duration,
-    cpu_ms: f64,
+    cpu_seconds: f64,
 }
 
 /// Applies these recordings, and tells how long that took without making them ready.
@@ -189,12 +272,12 @@ fn fill(catalog: &RocksCatalog, world: &World, numbers: std::ops::Range<u64>) ->
         let end = numbers.end.min(next + BURST);
         let batches: Vec<Changes> =
             (next..end).step_by(BATCH as usize).map(|first| changes(world, first..end.min(first + BATCH))).collect();
-        let (started, cpu_started) = (Instant::now(), thread_cpu_ms());
+        let (started, cpu_started) = (Instant::now(), thread_cpu_seconds());
         for (batch, first) in batches.iter().zip((next..).step_by(BATCH as usize)) {
             catalog.apply(batch, &[applied(first + BATCH)])?;
         }
         took.wall += started.elapsed();
-        took.cpu_ms += thread_cpu_ms() - cpu_started;
+        took.cpu_seconds += thread_cpu_seconds() - cpu_started;
         next = end;
     }
     Ok(took)
@@ -211,17 +294,23 @@ fn applied(number: u64) -> (VolumeNumber, LogPosition) {
 }
 
 /// All questions in turn, each several times, while recordings come in.
-fn ask(options: &Options, world: &World, catalog: &RocksCatalog, held: u64) -> Result<(Vec<Asked>, f64)> {
+fn ask(
+    options: &Options,
+    world: &World,
+    catalog: &RocksCatalog,
+    held: u64,
+    round: usize,
+) -> Result<(Vec<Answers>, f64)> {
     let done = AtomicBool::new(false);
     let inserted = AtomicU64::new(0);
     std::thread::scope(|scope| {
         let background = scope.spawn(|| insert_steadily(options, world, catalog, held, &done, &inserted));
         let started = Instant::now();
-        let asked = ask_all(options, world, catalog);
+        let answers = ask_all(options, world, catalog, round);
         let rate = inserted.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
         done.store(true, Ordering::Relaxed);
         background.join().expect("the background thread does not panic")?;
-        Ok((asked?, rate))
+        Ok((answers?, rate))
     })
 }
 
@@ -251,63 +340,21 @@ fn insert_steadily(
     Ok(())
 }
 
-fn ask_all(options: &Options, world: &World, catalog: &RocksCatalog) -> Result<Vec<Asked>> {
-    let mut took = vec![Vec::new(); QUESTIONS.len()];
-    let mut cpu = vec![Vec::new(); QUESTIONS.len()];
-    let mut found = vec![(0, 0); QUESTIONS.len()];
-    for sample in 0..options.samples {
-        for index in 0..QUESTIONS.len() {
+fn ask_all(options: &Options, world: &World, catalog: &RocksCatalog, round: usize) -> Result<Vec<Answers>> {
+    let mut answers = vec![Answers::default(); QUESTIONS.len()];
+    for sample in round * options.samples..(round + 1) * options.samples {
+        for (index, answers) in answers.iter_mut().enumerate() {
             let mut random = Random::part(options.seed ^ 99, (sample * QUESTIONS.len() + index) as u64);
             let query = question(world, index, &mut random);
-            let (started, cpu_started) = (Instant::now(), thread_cpu_ms());
+            let (started, cpu_started) = (Instant::now(), thread_cpu_seconds());
             let page = catalog.search(&query)?;
-            cpu[index].push(thread_cpu_ms() - cpu_started);
-            took[index].push(started.elapsed().as_secs_f64() * 1e3);
-            found[index].0 += page.recordings.len();
-            found[index].1 += usize::from(page.recordings.len() < query.limit && page.next.is_some());
+            answers.cpu.push(Duration::from_secs_f64(thread_cpu_seconds() - cpu_started));
+            answers.took.push(started.elapsed());
+            answers.found += page.recordings.len();
+            answers.short_pages += usize::from(page.recordings.len() < query.limit && page.next.is_some());
         }
     }
-    let mut asked = Vec::new();
-    for (index, &question) in QUESTIONS.iter().enumerate() {
-        let (took, cpu) = (sorted(&mut took[index]), sorted(&mut cpu[index]));
-        asked.push(Asked {
-            question,
-            p50_ms: at(took, 0.5),
-            p99_ms: at(took, 0.99),
-            max_ms: at(took, 1.0),
-            cpu_p50_ms: at(cpu, 0.5),
-            cpu_p99_ms: at(cpu, 0.99),
-            found: found[index].0 as f64 / options.samples as f64,
-            short_pages: found[index].1,
-        });
-    }
-    Ok(asked)
-}
-
-fn sorted(values: &mut [f64]) -> &[f64] {
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-/// The value below which this part of them lies.
-fn at(sorted: &[f64], part: f64) -> f64 {
-    sorted[((sorted.len() - 1) as f64 * part).round() as usize]
-}
-
-fn thread_cpu_ms() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e3 + time.tv_nsec as f64 / 1e6
-}
-
-/// Takes the files of a directory out of the page cache.
-fn forget_cached(directory: &Path) -> Result<()> {
-    for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
-        let file = std::fs::File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-        file.sync_all()?;
-        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
-    }
-    Ok(())
+    Ok(answers)
 }
 
 fn print(outcome: &Outcome) {
@@ -315,27 +362,42 @@ fn print(outcome: &Outcome) {
     if let Some(filling) = &outcome.filling {
         println!(
             "  rebuild      {:9.0} recordings/s ({:.1} us of CPU each), {:.0}/s with putting tables in order",
-            filling.rebuild_per_second, filling.rebuild_cpu_us, filling.rebuild_finished_per_second
+            filling.rebuild_per_second.median,
+            filling.rebuild_cpu_us.median,
+            filling.rebuild_finished_per_second.median
         );
         println!(
             "  insert       {:9.0} recordings/s ({:.1} us of CPU each), in batches of {BATCH}",
-            filling.insert_per_second, filling.insert_cpu_us
+            filling.insert_per_second.median, filling.insert_cpu_us.median
         );
     }
     println!("  on disk      {:9.1} bytes per recording", outcome.bytes_per_recording);
     for (family, bytes) in &outcome.family_bytes_per_recording {
         println!("    {family:<16} {bytes:7.1}");
     }
-    println!("  cold open    {:9.1} ms, first search {:.1} ms", outcome.open_cold_ms, outcome.first_search_ms);
+    println!(
+        "  cold open    {:9.1} ms ({:.1} to {:.1}), first search {:.1} ms",
+        outcome.open_cold_ms.median,
+        outcome.open_cold_ms.low,
+        outcome.open_cold_ms.high,
+        outcome.first_search_ms.median
+    );
     println!("  memory       {:9.0} MiB resident at most, of this program", outcome.resident_mib_max);
     println!(
         "  searches while {:.0} recordings/s come in     p50 ms      p99      max  p50 CPU  p99 CPU  found  short",
-        outcome.background_per_second
+        outcome.background_per_second.median
     );
     for asked in &outcome.questions {
-        let Asked { question, p50_ms, p99_ms, max_ms, cpu_p50_ms, cpu_p99_ms, found, short_pages } = asked;
         println!(
-            "    {question:<44} {p50_ms:8.2} {p99_ms:8.2} {max_ms:8.2} {cpu_p50_ms:8.2} {cpu_p99_ms:8.2} {found:6.1} {short_pages:6}"
+            "    {:<44} {:8.2} {:8.2} {:8.2} {:8.2} {:8.2} {:6.1} {:6}",
+            asked.question,
+            asked.p50_ms.median,
+            asked.p99_ms.median,
+            asked.max_ms,
+            asked.cpu_p50_ms.median,
+            asked.cpu_p99_ms.median,
+            asked.found,
+            asked.short_pages
         );
     }
 }

@@ -17,8 +17,8 @@ struct Line {
 }
 
 const LINES: [Line; 3] = [
-    Line { name: "opening, cold", color: "#1b7837", milliseconds: |outcome| outcome.open_cold_ms },
-    Line { name: "slowest p99", color: "#b2182b", milliseconds: |outcome| worst(outcome, |asked| asked.p99_ms) },
+    Line { name: "opening, cold", color: "#1b7837", milliseconds: |outcome| outcome.open_cold_ms.median },
+    Line { name: "slowest p99", color: "#b2182b", milliseconds: |outcome| worst(outcome, |asked| asked.p99_ms.median) },
     Line { name: "median of p50", color: "#2166ac", milliseconds: median },
 ];
 
@@ -27,7 +27,7 @@ fn worst(outcome: &Outcome, of: fn(&super::Asked) -> f64) -> f64 {
 }
 
 fn median(outcome: &Outcome) -> f64 {
-    let mut p50: Vec<f64> = outcome.questions.iter().map(|asked| asked.p50_ms).collect();
+    let mut p50: Vec<f64> = outcome.questions.iter().map(|asked| asked.p50_ms.median).collect();
     p50.sort_by(f64::total_cmp);
     p50[p50.len() / 2]
 }

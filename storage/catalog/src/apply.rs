@@ -6,8 +6,8 @@ use crate::changes::{ChunkChange, FactChange};
 use crate::database::{Database, Family, View};
 use crate::document::LAYOUT;
 use crate::keys::{
-    Counters, META_APPLIED, META_COUNTERS, META_SEQUENCE, Need, Term, chunk_key, chunk_value, clock_key, parse_chunk,
-    part_keys, replayed_key, text_key,
+    Counters, META_APPLIED, META_COUNTERS, META_SEQUENCE, Need, Term, chunk_key, chunk_value, clock_key, owed_key,
+    parse_chunk, part_keys, replayed_key, text_key,
 };
 use crate::order::{OrderKey, TimeKey, parse_time};
 use crate::row::{BadRow, Newest, Places, Row, forget_settled, lower, raise, read_places, write_places};
@@ -114,6 +114,9 @@ pub(crate) fn apply(
     for (recording, through) in &changes.settled {
         by_recording.entry(*recording).or_default().settled.push(*through);
     }
+    let owed = database.family(Family::Owed);
+    changes.paid.iter().for_each(|&(volume, recording)| writing.batch.delete_cf(owed, owed_key(volume, recording)));
+    changes.owed.iter().for_each(|&(volume, recording)| writing.batch.put_cf(owed, owed_key(volume, recording), []));
     for &(volume, position) in applied {
         raise(&mut writing.totals.applied, volume, position);
     }
@@ -192,8 +195,8 @@ impl Writing<'_> {
             self.put_tracker(id, &row, resume)?;
         }
         let mut facts = row.oldest_facts();
-        if id == NO_RECORDING && is_changed {
-            self.others(&part.facts, &row, &mut facts)?;
+        if id == NO_RECORDING {
+            self.others(&part.facts, old.as_ref(), &row, &mut facts)?;
         }
         self.need(id, part, old.as_ref(), &row, facts)
     }
@@ -292,30 +295,53 @@ impl Writing<'_> {
         Ok(())
     }
 
-    /// Facts that are about no recording. Lowers `oldest` to where they lie.
-    fn others(&mut self, changes: &[&FactChange], row: &Row, oldest: &mut Places) -> Result<(), CatalogError> {
-        let database = self.database;
-        let mut facts: BTreeMap<Vec<u8>, Option<Newest<Fact>>> = BTreeMap::new();
-        for (key, fact) in other_facts(&self.view)? {
-            facts.insert(key, Some(fact));
-        }
+    /// Facts that are about no recording: of their rows, only those that change are written, however many there are. Lowers
+    /// `oldest` to where those lie that need a journal.
+    fn others(
+        &mut self,
+        changes: &[&FactChange],
+        old_row: Option<&Row>,
+        row: &Row,
+        oldest: &mut Places,
+    ) -> Result<(), CatalogError> {
+        let mut known = self.view.need(NO_RECORDING)?.map(|need| need.facts).unwrap_or_default();
+        let before = known.clone();
+        forget_settled(&mut known, &row.through);
+        // What was the oldest place may be none any more: then the others tell which one is.
+        let mut is_stale = known != before || old_row.is_some_and(|old| old.oldest_facts() != row.oldest_facts());
+        let mut changed: BTreeMap<Vec<u8>, Newest<Fact>> = BTreeMap::new();
         for FactChange { record, places } in changes {
             let key = match &record.fact {
                 Fact::Replayed { digest, .. } => replayed_key(digest),
                 Fact::Clock { .. } => clock_key(record.sequence),
                 Fact::Recording { .. } | Fact::Annotations { .. } | Fact::Sealed { .. } => continue,
             };
-            Newest::take(facts.entry(key).or_default(), record.sequence, places, || record.fact.clone());
-        }
-        let others = database.family(Family::Others);
-        for (key, fact) in facts {
-            let Some(mut fact) = fact else { continue };
+            let mut fact = match changed.remove(&key) {
+                Some(fact) => Some(fact),
+                None => other_fact(&self.view, &key, row)?,
+            };
+            let old_places = fact.as_ref().map(|fact| fact.places.clone()).unwrap_or_default();
+            Newest::take(&mut fact, record.sequence, places, || record.fact.clone());
+            let mut fact = fact.expect("this one or a newer one");
             forget_settled(&mut fact.places, &row.through);
+            let is_oldest = |(volume, place): (&VolumeNumber, &LogPosition)| known.get(volume) == Some(place);
+            is_stale |= old_places.iter().any(|old| is_oldest(old) && fact.places.get(old.0) != Some(old.1));
             for (&volume, &position) in &fact.places {
-                lower(oldest, volume, position);
+                lower(&mut known, volume, position);
             }
-            self.batch.put_cf(others, key, encode_other(&fact));
+            changed.insert(key, fact);
         }
+        if is_stale {
+            known.clear();
+            let stored = other_facts(&self.view, row)?.into_iter().filter(|(key, _)| !changed.contains_key(key));
+            let stored: Vec<Newest<Fact>> = stored.map(|(_, fact)| fact).collect();
+            for (&volume, &position) in stored.iter().chain(changed.values()).flat_map(|fact| &fact.places) {
+                lower(&mut known, volume, position);
+            }
+        }
+        known.into_iter().for_each(|(volume, position)| lower(oldest, volume, position));
+        let others = self.database.family(Family::Others);
+        changed.iter().for_each(|(key, fact)| self.batch.put_cf(others, key, encode_other(fact)));
         Ok(())
     }
 
@@ -432,16 +458,21 @@ pub(crate) fn bad_row(database: &Database, bad: BadRow, id: RecordingId) -> Cata
 /// A fact that is about no recording, and its key.
 pub(crate) type OtherFact = (Vec<u8>, Newest<Fact>);
 
-/// Every fact that is about no recording, by key.
-pub(crate) fn other_facts(view: &View<'_>) -> Result<Vec<OtherFact>, CatalogError> {
+/// Every fact that is about no recording, by key. `row` is that of [`NO_RECORDING`]: which places are settled stands there.
+pub(crate) fn other_facts(view: &View<'_>, row: &Row) -> Result<Vec<OtherFact>, CatalogError> {
     let mut list = view.list(Family::Others, &[]);
     let mut facts = Vec::new();
     while let Some((key, value)) = list.entry()? {
-        let fact = decode_other(value).ok_or_else(|| list.damaged("a fact"))?;
+        let fact = decode_other(value, row).ok_or_else(|| list.damaged("a fact"))?;
         facts.push((key.to_vec(), fact));
         list.advance();
     }
     Ok(facts)
+}
+
+fn other_fact(view: &View<'_>, key: &[u8], row: &Row) -> Result<Option<Newest<Fact>>, CatalogError> {
+    let value = view.get(Family::Others, key)?;
+    value.map(|value| decode_other(&value, row).ok_or_else(|| view.database.damaged("a fact"))).transpose()
 }
 
 fn encode_other(fact: &Newest<Fact>) -> Vec<u8> {
@@ -452,8 +483,9 @@ fn encode_other(fact: &Newest<Fact>) -> Vec<u8> {
     writer.0
 }
 
-fn decode_other(value: &[u8]) -> Option<Newest<Fact>> {
+fn decode_other(value: &[u8], row: &Row) -> Option<Newest<Fact>> {
     let mut reader = crate::bytes::Reader(value);
-    let (sequence, places) = (FactSequence(reader.number()?), read_places(&mut reader)?);
+    let (sequence, mut places) = (FactSequence(reader.number()?), read_places(&mut reader)?);
+    forget_settled(&mut places, &row.through);
     Some(Newest { sequence, value: serde_json::from_slice(reader.0).ok()?, places })
 }

@@ -30,7 +30,11 @@ pub trait Catalog: Send + Sync {
     fn persist(&self) -> Result<(), CatalogError>;
 
     /// Begins anew with what is on the disk, after an error that came from there. What was applied since the last
-    /// [`Self::persist`] may be gone: [`Self::applied`] tells.
+    /// [`Self::persist`] may be gone: [`Self::applied`] tells. After an error everything can still be read, as long as the
+    /// disk can.
+    ///
+    /// # Errors
+    /// As long as the disk takes no writes. [`CatalogError::Damaged`], for good, when [`Self::apply`] has met damage.
     fn reopen(&self) -> Result<(), CatalogError>;
 
     /// Brings a catalog that was opened for reading up to date with the process that writes it. Does nothing in that.
@@ -54,6 +58,10 @@ pub trait Catalog: Send + Sync {
         to: Tick,
     ) -> Result<Vec<ChunkLocation>, CatalogError>;
 
+    /// Every place of every chunk of a recording that lies in a journal, in the order of (track, first grid step, volume,
+    /// position).
+    fn unsealed(&self, recording: RecordingId) -> Result<Vec<ChunkLocation>, CatalogError>;
+
     /// All runs of a recording, in the order of (first grid step, volume, segment, offset).
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError>;
 
@@ -64,6 +72,15 @@ pub trait Catalog: Send + Sync {
     /// The facts that hold for a recording, as they stood in the log: its document without `resume`, its annotations.
     /// For the nil identifier, all facts that are about no recording, in the order of their sequence.
     fn facts(&self, recording: RecordingId) -> Result<Vec<HeldFact>, CatalogError>;
+
+    /// Recordings about which a volume has to get facts ([`Changes::owe`]), in the order of their identifiers: at most
+    /// `limit`, behind `after`.
+    fn owed(
+        &self,
+        volume: VolumeNumber,
+        after: Option<RecordingId>,
+        limit: usize,
+    ) -> Result<Vec<RecordingId>, CatalogError>;
 
     /// What is said of a recording; nothing when nobody said anything.
     fn annotations(&self, recording: RecordingId) -> Result<Annotations, CatalogError>;
@@ -92,6 +109,7 @@ pub struct Count {
 /// Where a chunk lies in a journal, and what it covers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ChunkLocation {
+    pub track: TrackId,
     pub volume: VolumeNumber,
     pub first_tick: Tick,
     pub ticks: u16,

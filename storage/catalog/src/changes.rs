@@ -9,6 +9,8 @@ pub struct Changes {
     pub(crate) chunks: Vec<ChunkChange>,
     pub(crate) facts: Vec<FactChange>,
     pub(crate) settled: Vec<(RecordingId, Through)>,
+    pub(crate) owed: Vec<(VolumeNumber, RecordingId)>,
+    pub(crate) paid: Vec<(VolumeNumber, RecordingId)>,
 }
 
 /// A chunk of a journal.
@@ -56,6 +58,16 @@ impl Changes {
         self.settled.push((recording, through));
     }
 
+    /// A fact about the recording (nil: about none) could not be written to a volume, which is to get it later.
+    pub fn owe(&mut self, volume: VolumeNumber, recording: RecordingId) {
+        self.owed.push((volume, recording));
+    }
+
+    /// The volume has every fact about the recording. Taken in before what this owes.
+    pub fn pay(&mut self, volume: VolumeNumber, recording: RecordingId) {
+        self.paid.push((volume, recording));
+    }
+
     /// Corrects the places of what a flush of this volume's journal has moved.
     pub fn relocate(&mut self, volume: VolumeNumber, flushed: &Flushed) {
         if flushed.moves.is_empty() {
@@ -75,14 +87,16 @@ impl Changes {
         self.len() == 0
     }
 
-    /// Number of chunks, facts and settlements.
+    /// Number of all that it holds.
     pub fn len(&self) -> usize {
-        self.chunks.len() + self.facts.len() + self.settled.len()
+        self.chunks.len() + self.facts.len() + self.settled.len() + self.owed.len() + self.paid.len()
     }
 
     pub fn clear(&mut self) {
         self.chunks.clear();
         self.facts.clear();
         self.settled.clear();
+        self.owed.clear();
+        self.paid.clear();
     }
 }

@@ -26,10 +26,11 @@ pub(crate) enum Family {
     Chunks,
     Needs,
     Others,
+    Owed,
 }
 
 impl Family {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Meta,
         Self::Ids,
         Self::Documents,
@@ -41,6 +42,7 @@ impl Family {
         Self::Chunks,
         Self::Needs,
         Self::Others,
+        Self::Owed,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -56,6 +58,7 @@ impl Family {
             Self::Chunks => "journal_chunks",
             Self::Needs => "needs",
             Self::Others => "others",
+            Self::Owed => "owed",
         }
     }
 }
@@ -83,8 +86,16 @@ pub(crate) enum Mode {
     /// As [`Self::Primary`], without a write-ahead log, and tables are put in order at the end: for making a catalog
     /// anew.
     Bulk,
+    /// For reading, with the disk as it is, where writing is not possible.
+    ReadOnly,
     /// For reading, beside a process that writes. RocksDB's own log goes to this directory.
     Secondary(PathBuf),
+}
+
+impl Mode {
+    pub(crate) fn writes(&self) -> bool {
+        matches!(self, Self::Primary | Self::Bulk)
+    }
 }
 
 pub(crate) struct Database {
@@ -112,7 +123,7 @@ impl Database {
         let others = others.chain(["default"]).map(|name| ColumnFamilyDescriptor::new(name, Options::default()));
         let families: Vec<ColumnFamilyDescriptor> = match mode {
             // It cannot make what is missing, and the old ones are no use to it.
-            Mode::Secondary(_) if found.iter().any(|name| migrate::is_old_family(name)) => {
+            Mode::Secondary(_) | Mode::ReadOnly if found.iter().any(|name| migrate::is_old_family(name)) => {
                 return Err(CatalogError::OlderVersion {
                     path: path.to_owned(),
                     version: 1,
@@ -125,6 +136,7 @@ impl Database {
             Mode::Secondary(scratch) => {
                 DB::open_cf_descriptors_as_secondary(&database_options, path, scratch, families)
             }
+            Mode::ReadOnly => DB::open_cf_descriptors_read_only(&database_options, path, families, false),
             Mode::Primary | Mode::Bulk => DB::open_cf_descriptors(&database_options, path, families),
         };
         let db = db.map_err(|source| open_error(path, source))?;
@@ -149,7 +161,7 @@ impl Database {
                 return Err(CatalogError::NewerVersion { path, version, readable: CATALOG_VERSION });
             }
             Some(CATALOG_VERSION) => {}
-            _ if self.is_secondary() => {}
+            _ if !self.mode.writes() => {}
             _ => {
                 if has_old {
                     migrate::from_version_1(self, progress)?;
@@ -160,7 +172,7 @@ impl Database {
                 self.persist()?;
             }
         }
-        if has_old && !self.is_secondary() {
+        if has_old && self.mode.writes() {
             for name in found.iter().filter(|name| migrate::is_old_family(name)) {
                 self.db.drop_cf(name).map_err(|source| self.error("drop an old column family", source))?;
             }
@@ -170,6 +182,10 @@ impl Database {
 
     pub(crate) fn is_secondary(&self) -> bool {
         matches!(self.mode, Mode::Secondary(_))
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.mode == Mode::ReadOnly
     }
 
     pub(crate) fn raw(&self) -> &DB {
@@ -202,7 +218,7 @@ impl Database {
         match self.mode {
             Mode::Primary => self.db.flush_wal(true).map_err(|source| self.error("make durable what is", source)),
             Mode::Bulk => self.flush(),
-            Mode::Secondary(_) => Ok(()),
+            Mode::ReadOnly | Mode::Secondary(_) => Ok(()),
         }
     }
 
@@ -238,8 +254,8 @@ impl Database {
 
     /// The database as it is at this moment.
     pub(crate) fn view(&self) -> View<'_> {
-        // A secondary instance has no snapshots; it changes only when it is refreshed.
-        let snapshot = (!self.is_secondary()).then(|| self.db.snapshot());
+        // Without writing there are no snapshots; a secondary instance changes only when it is refreshed.
+        let snapshot = self.mode.writes().then(|| self.db.snapshot());
         View { database: self, options: read_options(snapshot.as_ref()), snapshot }
     }
 
@@ -410,7 +426,7 @@ fn open_error(path: &Path, source: rocksdb::Error) -> CatalogError {
 
 fn database_options(catalog: &CatalogOptions, mode: &Mode) -> Options {
     let mut options = Options::default();
-    let writes = matches!(mode, Mode::Primary | Mode::Bulk);
+    let writes = mode.writes();
     options.create_if_missing(writes);
     options.create_missing_column_families(writes);
     options.set_max_background_jobs(2);
@@ -463,7 +479,7 @@ fn family_options(family: Family, catalog: &CatalogOptions, mode: &Mode, cache: 
             options.set_level_zero_stop_writes_trigger(i32::MAX);
         }
     }
-    if matches!(family, Family::Chunks | Family::Needs | Family::Trackers) {
+    if matches!(family, Family::Chunks | Family::Needs | Family::Trackers | Family::Owed) {
         // What is written here is deleted soon; without this, reading goes over many deleted entries.
         options.add_compact_on_deletion_collector_factory(1000, 500, 0.0);
     }

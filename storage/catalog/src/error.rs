@@ -29,6 +29,8 @@ pub enum CatalogError {
         #[source]
         source: rocksdb::Error,
     },
+    #[error("the catalog in {} can only be read, since opening it again for writing failed", path.display())]
+    ReadOnly { path: PathBuf },
     #[error("the catalog in {} is closed, since opening it again failed", path.display())]
     Closed { path: PathBuf },
     #[error("cannot {operation} {}: {source}", path.display())]

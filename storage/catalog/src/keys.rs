@@ -220,12 +220,21 @@ pub(crate) fn parse_chunk(key: &[u8], value: &[u8]) -> Option<ChunkLocation> {
     let (file, offset) = place.split_first_chunk::<4>()?;
     let position = LogPosition { file: u32::from_be_bytes(*file), offset: u64::from_be_bytes(offset.try_into().ok()?) };
     Some(ChunkLocation {
+        track: TrackId(key[CHUNK_TRACK_BYTES - 1]),
         volume: VolumeNumber(volume),
         first_tick: Tick(u64::from_be_bytes(*tick)),
         ticks: u16::from_le_bytes([value[4], value[5]]),
         packets: u16::from_le_bytes([value[6], value[7]]),
         located: Located { position, length: u32::from_le_bytes([value[0], value[1], value[2], value[3]]) },
     })
+}
+
+/// Volume and recording.
+pub(crate) fn owed_key(volume: VolumeNumber, recording: RecordingId) -> [u8; 17] {
+    let mut key = [0; 17];
+    key[0] = volume.0;
+    key[1..].copy_from_slice(recording.0.as_bytes());
+    key
 }
 
 /// What a recording needs journals for; a row of its own as long as it does.

@@ -10,7 +10,7 @@ use crate::{
 use sidetone_log::merkle::recording_root;
 use sidetone_log::{Fact, FactRecord, FactSequence, LogPosition, Run, VolumeNumber};
 use sidetone_model::{Annotations, Proof, Recording, RecordingId, RecordingState, Tick, TrackId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
@@ -51,6 +51,17 @@ impl MemoryCatalog {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn location(chunk: &ChunkChange) -> ChunkLocation {
+    ChunkLocation {
+        track: chunk.track,
+        volume: chunk.volume,
+        first_tick: chunk.first_tick,
+        ticks: chunk.ticks,
+        packets: chunk.packets,
+        located: chunk.located,
     }
 }
 
@@ -98,6 +109,7 @@ struct State {
     sequence: FactSequence,
     /// The nil identifier holds the facts that are about no recording.
     entries: BTreeMap<RecordingId, Entry>,
+    owed: BTreeSet<(VolumeNumber, RecordingId)>,
 }
 
 #[derive(Clone, Default)]
@@ -125,6 +137,10 @@ impl State {
         for (recording, through) in &changes.settled {
             self.entries.entry(*recording).or_default().settle(through.volume, through.position);
         }
+        for paid in &changes.paid {
+            self.owed.remove(paid);
+        }
+        self.owed.extend(changes.owed.iter().copied());
         for &(volume, position) in applied {
             let held = self.applied.entry(volume).or_default();
             *held = position.max(*held);
@@ -312,14 +328,24 @@ impl Catalog for MemoryCatalog {
         let covers = |chunk: &&&ChunkChange| {
             chunk.first_tick < to && chunk.first_tick.0.saturating_add(u64::from(chunk.ticks)) > from.0
         };
-        let location = |chunk: &ChunkChange| ChunkLocation {
-            volume: chunk.volume,
-            first_tick: chunk.first_tick,
-            ticks: chunk.ticks,
-            packets: chunk.packets,
-            located: chunk.located,
-        };
         Ok(chunks.values().filter(covers).map(|chunk| location(chunk)).collect())
+    }
+
+    fn unsealed(&self, recording: RecordingId) -> Result<Vec<ChunkLocation>, CatalogError> {
+        let inner = self.lock();
+        let entry = inner.shown.entries.get(&recording);
+        Ok(entry.map(|entry| entry.chunks.values().map(location).collect()).unwrap_or_default())
+    }
+
+    fn owed(
+        &self,
+        volume: VolumeNumber,
+        after: Option<RecordingId>,
+        limit: usize,
+    ) -> Result<Vec<RecordingId>, CatalogError> {
+        let inner = self.lock();
+        let owed = inner.shown.owed.iter().filter(|(of, recording)| *of == volume && Some(*recording) > after);
+        Ok(owed.map(|(_, recording)| *recording).take(limit).collect())
     }
 
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError> {

@@ -13,6 +13,7 @@ use crate::{
 use sidetone_log::{Fact, FactRecord, FactSequence, LogPosition, Run, TICKS_PER_CHUNK_MAX, VolumeNumber};
 use sidetone_model::{Annotations, Recording, RecordingId, RecordingState, Tick, TrackId};
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use uuid::Uuid;
@@ -23,7 +24,7 @@ pub struct RocksCatalog {
     options: CatalogOptions,
     mode: Mode,
     limits: Limits,
-    /// Empty when it could not be opened again. Who reads holds it for the time of one call.
+    /// For reading only when it could not be opened again for writing; empty when not even for that. Who reads holds it for the time of one call.
     database: RwLock<Option<Database>>,
     /// Held over a whole [`Catalog::apply`]: one at a time.
     writing: Mutex<Writing>,
@@ -33,6 +34,14 @@ pub struct RocksCatalog {
 struct Writing {
     totals: Totals,
     known: KnownTexts,
+    /// Damage that a write has met: opening again mends none.
+    damage: Option<String>,
+}
+
+impl Writing {
+    fn new(database: &Database) -> Result<Self, CatalogError> {
+        Ok(Self { totals: Totals::load(database)?, known: KnownTexts::new(), damage: None })
+    }
 }
 
 impl RocksCatalog {
@@ -72,7 +81,7 @@ impl RocksCatalog {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, CatalogError> {
         let database = Database::open(directory, options, mode.clone(), progress)?;
-        let writing = Writing { totals: Totals::load(&database)?, known: KnownTexts::new() };
+        let writing = Writing::new(&database)?;
         Ok(Self {
             path: directory.to_owned(),
             options: *options,
@@ -114,6 +123,14 @@ impl RocksCatalog {
         Ok(Opened(guard))
     }
 
+    fn writable(&self) -> Result<Opened<'_>, CatalogError> {
+        let database = self.database()?;
+        match database.get().is_read_only() {
+            true => Err(CatalogError::ReadOnly { path: self.path.clone() }),
+            false => Ok(database),
+        }
+    }
+
     fn lock_writing(&self) -> MutexGuard<'_, Writing> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,10 +138,26 @@ impl RocksCatalog {
     fn totals(&self) -> Result<Totals, CatalogError> {
         match self.mode {
             Mode::Secondary(_) => Totals::load(self.database()?.get()),
-            Mode::Primary | Mode::Bulk => Ok(self.lock_writing().totals.clone()),
+            Mode::Primary | Mode::ReadOnly | Mode::Bulk => Ok(self.lock_writing().totals.clone()),
         }
     }
 }
+
+/// Whether the disk takes a small file. The name of an earlier one that was left is used again.
+fn probe(directory: &Path) -> Result<(), CatalogError> {
+    let path = directory.join("PROBE");
+    let write = || {
+        let mut file = std::fs::File::create(&path)?;
+        file.write_all(&[0; PROBE_BYTES])?;
+        file.sync_all()
+    };
+    let written = write();
+    let removed = std::fs::remove_file(&path);
+    written.and(removed).map_err(|source| CatalogError::Io { operation: "write", path, source })
+}
+
+/// More than RocksDB writes for opening a database with nothing in its log.
+const PROBE_BYTES: usize = 256 << 10;
 
 /// A database that is open, and stays so as long as this lives.
 struct Opened<'a>(RwLockReadGuard<'a, Option<Database>>);
@@ -145,9 +178,17 @@ fn shown(view: &View<'_>, mut row: Row) -> Result<Option<Recording>, CatalogErro
 impl Catalog for RocksCatalog {
     fn apply(&self, changes: &Changes, applied: &[(VolumeNumber, LogPosition)]) -> Result<(), CatalogError> {
         // In the order in which `reopen` takes them.
-        let Writing { totals, known } = &mut *self.lock_writing();
-        let database = self.database()?;
-        *totals = apply(database.get(), totals, known, changes, applied)?;
+        let Writing { totals, known, damage } = &mut *self.lock_writing();
+        let database = self.writable()?;
+        match apply(database.get(), totals, known, changes, applied) {
+            Ok(new) => *totals = new,
+            Err(error) => {
+                if let CatalogError::Damaged { what, .. } = &error {
+                    *damage = Some(what.clone());
+                }
+                return Err(error);
+            }
+        }
         Ok(())
     }
 
@@ -160,20 +201,38 @@ impl Catalog for RocksCatalog {
     }
 
     fn persist(&self) -> Result<(), CatalogError> {
-        self.database()?.get().persist()
+        self.writable()?.get().persist()
     }
 
     fn reopen(&self) -> Result<(), CatalogError> {
         let mut writing = self.lock_writing();
-        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        // RocksDB holds a lock on the directory: the old one goes first.
-        *database = None;
-        // And would make a new one where the file system is not mounted any more.
+        if let Some(what) = &writing.damage {
+            return Err(CatalogError::Damaged { path: self.path.clone(), what: what.clone() });
+        }
+        // RocksDB would make a new one where the file system is not mounted any more.
         let current = self.path.join("CURRENT");
         std::fs::metadata(&current).map_err(|source| CatalogError::Io { operation: "find", path: current, source })?;
-        let opened = Database::open(&self.path, &self.options, self.mode.clone(), &mut |_| {})?;
-        *writing = Writing { totals: Totals::load(&opened)?, known: KnownTexts::new() };
-        *database = Some(opened);
+        if self.mode.writes() {
+            probe(&self.path)?;
+        }
+        // It holds a lock on the directory: the old one goes first, and not before there is hope for a new one.
+        let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        *database = None;
+        let open = |mode| {
+            let opened = Database::open(&self.path, &self.options, mode, &mut |_| {})?;
+            Ok((Writing::new(&opened)?, opened))
+        };
+        let opened = match open(self.mode.clone()) {
+            Err(error) if self.mode == Mode::Primary => {
+                // Space that sufficed for the probe may not for the tables. Reading takes none.
+                if let Ok(for_reading) = open(Mode::ReadOnly) {
+                    (*writing, *database) = (for_reading.0, Some(for_reading.1));
+                }
+                return Err(error);
+            }
+            opened => opened?,
+        };
+        (*writing, *database) = (opened.0, Some(opened.1));
         Ok(())
     }
 
@@ -229,6 +288,39 @@ impl Catalog for RocksCatalog {
         Ok(locations)
     }
 
+    fn unsealed(&self, recording: RecordingId) -> Result<Vec<ChunkLocation>, CatalogError> {
+        let database = self.database()?;
+        let view = database.get().view();
+        let prefix = recording.0.as_bytes();
+        let mut list = view.list(Family::Chunks, prefix);
+        let mut locations = Vec::new();
+        while let Some((rest, value)) = list.entry()? {
+            let location = parse_chunk(&[prefix, rest].concat(), value);
+            locations.push(location.ok_or_else(|| list.damaged("a chunk's place"))?);
+            list.advance();
+        }
+        Ok(locations)
+    }
+
+    fn owed(
+        &self,
+        volume: VolumeNumber,
+        after: Option<RecordingId>,
+        limit: usize,
+    ) -> Result<Vec<RecordingId>, CatalogError> {
+        let database = self.database()?;
+        let view = database.get().view();
+        let from = after.map(|after| [after.0.as_bytes().as_slice(), &[0]].concat()).unwrap_or_default();
+        let mut list = view.list_from(Family::Owed, &[volume.0], &from);
+        let mut owed = Vec::new();
+        while let Some((key, _)) = list.entry()?.filter(|_| owed.len() < limit) {
+            let id = <[u8; 16]>::try_from(key).ok().ok_or_else(|| list.damaged("a recording owed to a volume"))?;
+            owed.push(RecordingId(Uuid::from_bytes(id)));
+            list.advance();
+        }
+        Ok(owed)
+    }
+
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError> {
         let database = self.database()?;
         Ok(load(&database.get().view(), recording)?.map(|row| row.runs_in_order()).unwrap_or_default())
@@ -260,7 +352,7 @@ impl Catalog for RocksCatalog {
             facts.push(held(annotations, Fact::Annotations { recording, annotations: annotations.value.clone() }));
         }
         if recording == NO_RECORDING {
-            facts.extend(other_facts(&view)?.iter().map(|(_, fact)| held(fact, fact.value.clone())));
+            facts.extend(other_facts(&view, &row)?.iter().map(|(_, fact)| held(fact, fact.value.clone())));
             facts.sort_by_key(|fact| fact.record.sequence);
         }
         Ok(facts)

@@ -12,6 +12,7 @@ use sidetone_model::CaptureTime;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Files, clock and randomness. Paths are used as they are given.
@@ -74,8 +75,12 @@ pub trait Io: Send + Sync {
     /// [`io::ErrorKind::WouldBlock`] when another holds it.
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Send + Sync>>;
 
-    /// The system's clock.
+    /// The system's clock. It may be set, forward and back: for what people read, not for measuring.
     fn now(&self) -> CaptureTime;
+
+    /// Time since a moment that stays the same while the machine runs; never goes back. For measuring how long something
+    /// takes. Like Linux's CLOCK_MONOTONIC it stands still while the machine is suspended.
+    fn monotonic(&self) -> Duration;
 
     /// 16 random bytes that nobody can guess.
     fn random(&self) -> io::Result<[u8; 16]>;

@@ -220,10 +220,11 @@ impl RingFile {
     /// Tells the kernel of what was pushed; with `wait`, waits for a completion.
     fn enter(&mut self, wait: bool) {
         let mut attempts = 0;
-        while let Some(ring) = &self.ring {
+        while let Some(ring) = &mut self.ring {
             match ring.uring.submit_and_wait(usize::from(wait)) {
                 Ok(_) => {
-                    self.has_unsubmitted = false;
+                    // The kernel stops behind an entry that it refuses: the others are for the next call.
+                    self.has_unsubmitted = !ring.uring.submission().is_empty();
                     return;
                 }
                 Err(error) if error.raw_os_error().is_some_and(passes) && attempts < ENTER_ATTEMPTS_MAX => {
@@ -349,5 +350,48 @@ impl Drop for RingFile {
                 tracing::error!(%error, "the last writes to a file failed");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::Block;
+    use io_uring::squeue::Flags;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn what_the_kernel_did_not_take_at_first_is_submitted_by_a_later_poll() {
+        let mut blocks = Block::allocate(2, ALIGNMENT_BYTES).unwrap();
+        blocks.iter_mut().for_each(|block| block.fill(7));
+        let memory = blocks[0].memory().clone();
+        let file = tempfile::tempfile().unwrap();
+        let mut ring = RingFile::new(file.try_clone().unwrap(), false, &memory, true);
+        let mut in_flight = |offset| {
+            let write = Write { block: blocks.pop().unwrap(), length: ALIGNMENT_BYTES, offset };
+            InFlight { write, done_bytes: 0, attempts: 0 }
+        };
+        // An entry that no kernel takes, and a write behind it: the kernel stops between the two.
+        let refused = opcode::Nop::new().build().flags(Flags::BUFFER_SELECT).user_data(0);
+        // SAFETY: the entry names no memory.
+        unsafe { ring.ring.as_mut().expect("these tests need io_uring").push(&refused) }.unwrap();
+        ring.in_flight.push(Some(in_flight(0)));
+        ring.in_flight_count = 1;
+        ring.start(in_flight(ALIGNMENT_BYTES as u64));
+        ring.enter(false);
+        assert!(ring.has_unsubmitted, "the kernel took both");
+
+        let (mut writes, mut failure) = (0, None);
+        let began = Instant::now();
+        while writes < 2 {
+            assert!(began.elapsed() < Duration::from_secs(10), "{writes} of two writes are over");
+            let progress = ring.poll(false);
+            writes += progress.writes.len();
+            failure = failure.or(progress.failure);
+        }
+        assert!(failure.is_some(), "the refused entry is told");
+        let mut read = [0; ALIGNMENT_BYTES];
+        FileExt::read_exact_at(&file, &mut read, ALIGNMENT_BYTES as u64).unwrap();
+        assert_eq!(read, [7; ALIGNMENT_BYTES]);
     }
 }

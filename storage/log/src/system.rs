@@ -3,6 +3,7 @@
 use crate::io::{FileSize, InputFile, Io, NewFile, OutputFile, SMALL_FILE_BYTES_MAX, Space};
 use crate::ring::RingFile;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation, fadvise, fallocate, flock, statvfs};
+use rustix::time::{ClockId, clock_gettime};
 use sidetone_model::CaptureTime;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -10,7 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use uuid::Uuid;
 
 /// Files of this machine; those that are written go through io_uring.
@@ -159,6 +160,11 @@ impl Io for RingIo {
     fn now(&self) -> CaptureTime {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         CaptureTime(u64::try_from(since_epoch.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn monotonic(&self) -> Duration {
+        let time = clock_gettime(ClockId::Monotonic);
+        Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
     }
 
     fn random(&self) -> io::Result<[u8; 16]> {

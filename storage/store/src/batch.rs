@@ -5,7 +5,6 @@ use sidetone_catalog::Changes;
 use sidetone_log::{Fact, FactRecord, FactSequence, LogPosition, Run, VolumeNumber};
 use sidetone_model::{Recording, RecordingId, RecordingState};
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// Records that became durable on a volume together. When the keeper has everything before `after` in the catalog, on all
 /// volumes, applying `changes` brings it to `to`; when it has not, it reads the journals instead.
@@ -17,6 +16,8 @@ pub(crate) struct Batch {
     pub(crate) changes: Changes,
     /// What is to be known of the facts in `changes`, which does not show them.
     pub(crate) notes: Vec<Note>,
+    /// Volumes that did not take facts of these, and whom the facts are about.
+    pub(crate) owed: Vec<(VolumeNumber, RecordingId)>,
     /// Resolved when the catalog has reached `to` on this volume.
     pub(crate) deliveries: Vec<Arc<Delivery>>,
 }
@@ -26,20 +27,18 @@ pub(crate) struct Batch {
 pub(crate) enum Note {
     /// A recording is over.
     Over(Arc<Recording>, FactSequence),
-    /// What is said of a recording has changed; the nil one stands for facts about none.
-    Changed(RecordingId),
     /// A run was announced.
     Sealed(RecordingId, Run),
 }
 
 impl Note {
-    pub(crate) fn of(record: &FactRecord) -> Self {
+    pub(crate) fn of(record: &FactRecord) -> Option<Self> {
         match &record.fact {
             Fact::Recording { recording, .. } if recording.state != RecordingState::Active => {
-                Self::Over(Arc::clone(recording), record.sequence)
+                Some(Self::Over(Arc::clone(recording), record.sequence))
             }
-            Fact::Sealed { recording, run, .. } => Self::Sealed(*recording, run.clone()),
-            fact => Self::Changed(fact.recording().unwrap_or(RecordingId(Uuid::nil()))),
+            Fact::Sealed { recording, run, .. } => Some(Self::Sealed(*recording, run.clone())),
+            _ => None,
         }
     }
 }

@@ -3,9 +3,14 @@
 use crate::KeeperStatistics;
 use crate::StoreError;
 use crate::batch::Note;
-use crate::logs::Logs;
+use crate::logs::{Logs, VolumeLogs};
+use crate::rebuild::read_segments;
 use sidetone_catalog::{Catalog, Changes};
-use sidetone_log::{Content, KnownEnd, LogError, LogPosition, VolumeNumber};
+use sidetone_log::{Content, FactSequence, Io, KnownEnd, LogError, LogPosition, VolumeNumber};
+use sidetone_model::RecordingId;
+use std::collections::BTreeMap;
+use std::io;
+use uuid::Uuid;
 
 /// Records brought into the catalog at once, and the bytes of these.
 pub(crate) const RECORDS_AT_ONCE: usize = 4096;
@@ -44,14 +49,89 @@ impl CaughtUp {
 pub(crate) fn catch_up(
     catalog: &dyn Catalog,
     logs: &Logs,
-    ends: &[(VolumeNumber, LogPosition)],
+    ends: &[(VolumeNumber, KnownEnd)],
     note: &mut dyn FnMut(Note),
 ) -> Result<CaughtUp, StoreError> {
+    read_journals(catalog, logs, &behind(catalog, ends)?, note)
+}
+
+/// What journals hold that the catalog does not know.
+fn behind(catalog: &dyn Catalog, ends: &[(VolumeNumber, KnownEnd)]) -> Result<Vec<Span>, StoreError> {
     let applied = catalog.applied()?;
-    let applied = |volume| applied.get(&volume).copied().unwrap_or_default();
-    let behind = ends.iter().filter(|&&(volume, end)| applied(volume) < end);
-    let behind = behind.map(|&(volume, end)| Span { volume, from: applied(volume), end: KnownEnd::At(end) });
-    read_journals(catalog, logs, &behind.collect::<Vec<_>>(), note)
+    let span = |&(volume, end): &(VolumeNumber, KnownEnd)| {
+        let from = applied.get(&volume).copied().unwrap_or_default();
+        let end = match end {
+            KnownEnd::At(end) if from >= end => return None,
+            KnownEnd::At(end) => KnownEnd::At(end),
+            KnownEnd::AtLeast(end) => KnownEnd::AtLeast(end.max(from)),
+        };
+        Some(Span { volume, from, end })
+    };
+    Ok(ends.iter().filter_map(span).collect())
+}
+
+/// What an earlier process has left in the journal of a volume where none can be begun now: read to its end, after all of it was
+/// made durable.
+pub(crate) fn to_the_end(io: &dyn Io, logs: &VolumeLogs) -> Result<(VolumeNumber, KnownEnd), StoreError> {
+    for file in logs.journal.files()? {
+        let path = logs.journal.path(file);
+        match io.sync_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::ReadOnlyFilesystem => {
+                return Err(StoreError::io("sync", path, source));
+            }
+            _ => {}
+        }
+    }
+    Ok((logs.volume.number, KnownEnd::AtLeast(LogPosition::default())))
+}
+
+/// Reads the segments of volumes of which the catalog knows nothing: it was made anew without them.
+pub(crate) fn read_forgotten(
+    io: &dyn Io,
+    catalog: &dyn Catalog,
+    logs: &Logs,
+    volumes: &[VolumeNumber],
+) -> Result<(), StoreError> {
+    let applied = catalog.applied()?;
+    for &volume in volumes.iter().filter(|volume| !applied.contains_key(volume)) {
+        if !logs.volume(volume)?.segments.segments()?.is_empty() {
+            tracing::warn!(
+                volume = volume.0,
+                "the catalog knows nothing of a volume: its segments are read, which may take a while"
+            );
+            read_segments(io, catalog, logs, &[volume], &mut |_| {})?;
+        }
+    }
+    Ok(())
+}
+
+/// Notes in the catalog which volumes may have missed facts that [`catch_up`] is going to read: those that lie in other journals and
+/// not in theirs. Before it, as afterwards nothing tells any more that they were new.
+pub(crate) fn owe_missed(
+    catalog: &dyn Catalog,
+    logs: &Logs,
+    ends: &[(VolumeNumber, KnownEnd)],
+) -> Result<(), StoreError> {
+    let mut facts: BTreeMap<(RecordingId, FactSequence), Vec<VolumeNumber>> = BTreeMap::new();
+    if logs.volumes().count() == 1 {
+        return Ok(());
+    }
+    for Span { volume, from, end } in behind(catalog, ends)? {
+        // What cannot be read is told when it is applied.
+        let Ok(scan) = logs.volume(volume)?.journal.scan(from, end) else { continue };
+        for entry in scan.filter_map(Result::ok) {
+            if let Content::Fact(record) = entry.content {
+                let about = record.fact.recording().unwrap_or(RecordingId(Uuid::nil()));
+                facts.entry((about, record.sequence)).or_default().push(volume);
+            }
+        }
+    }
+    let mut owing = Changes::default();
+    for ((about, _), on) in &facts {
+        let missed = logs.volumes().map(|logs| logs.volume.number).filter(|volume| !on.contains(volume));
+        missed.for_each(|volume| owing.owe(volume, *about));
+    }
+    Ok(catalog.apply(&owing, &[])?)
 }
 
 /// A part of a volume's journal.
@@ -134,9 +214,9 @@ fn pass(
             Content::Chunk(chunk) => changes.chunk(&chunk.header, volume, entry.located),
             Content::Fact(record) => match Note::of(&record) {
                 // Left for the second pass.
-                Note::Over(..) if is_first_pass => {}
+                Some(Note::Over(..)) if is_first_pass => {}
                 found => {
-                    notes.push(found);
+                    notes.extend(found);
                     changes.fact(record, &[(volume, entry.located.position)]);
                 }
             },

@@ -15,8 +15,8 @@ pub(crate) const STORE_VERSION: u32 = 2;
 pub(crate) const STORE_FILE: &str = "sidetone-store.json";
 pub(crate) const VOLUME_FILE: &str = "sidetone-volume.json";
 /// What may lie in a directory that becomes a store or a volume: remains of an interrupted creation, and of the file
-/// system's own making.
-const IGNORED_NAMES: [&str; 6] = ["lock", "lost+found", "journal", "segments", "catalog", "probe"];
+/// system's own making. No log and no catalog: they were made for a description that is lost.
+const IGNORED_NAMES: [&str; 3] = ["lock", "lost+found", "probe"];
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Description {

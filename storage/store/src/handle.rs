@@ -143,6 +143,14 @@ impl Delivery {
         state.durable_on.filter(|_| before > 0 && state.lanes.is_empty())
     }
 
+    /// A lane has failed, and will never make it durable. When it was the last one, tells which has.
+    pub(crate) fn give_up_lane(&self, lane: usize) -> Option<usize> {
+        let mut state = lock(&self.state);
+        let before = state.lanes.len();
+        state.lanes.retain(|&awaited| awaited != lane);
+        state.durable_on.filter(|_| before > 0 && state.lanes.is_empty())
+    }
+
     pub(crate) fn resolve(&self, outcome: Result<(), Refusal>) {
         {
             let mut state = lock(&self.state);

@@ -4,10 +4,12 @@ use crate::batch::Note;
 use crate::handle::Delivery;
 use crate::shared::SharedVolume;
 use sidetone_catalog::Changes;
-use sidetone_log::{ChunkHeader, FactRecord, Flushed, Journal, Located, LogError, LogPosition};
-use sidetone_model::{CaptureTime, RecordingId};
+use sidetone_log::{ChunkHeader, FactRecord, Flushed, Journal, Located, LogError, LogPosition, VolumeNumber};
+use sidetone_model::RecordingId;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
 
 pub(crate) struct Lane {
     pub(crate) shared: Arc<SharedVolume>,
@@ -17,8 +19,10 @@ pub(crate) struct Lane {
     items: VecDeque<Item>,
     /// Their numbers do not ascend: some came from a volume that failed.
     mixed: bool,
-    /// When the flush began that is in flight.
-    pub(crate) flush_began: Option<CaptureTime>,
+    /// When the flush began that is in flight, by the clock that is never set.
+    pub(crate) flush_began: Option<Duration>,
+    /// Durable, and not told of yet.
+    pub(crate) outbox: VecDeque<Settled>,
     /// Where the last batch ended.
     pub(crate) told: LogPosition,
     /// The keeper has missed a batch, and does not know yet.
@@ -47,6 +51,24 @@ pub(crate) struct LaneFact {
     pub(crate) delivery: Option<Arc<Delivery>>,
     /// The first of the lanes that took it: there it is counted.
     pub(crate) leads: bool,
+    /// Volumes that did not take it; told of once.
+    pub(crate) missing: Vec<VolumeNumber>,
+}
+
+impl What {
+    pub(crate) fn fact(&self) -> Option<&LaneFact> {
+        match self {
+            Self::Chunk(_) => None,
+            Self::Fact(fact) => Some(fact),
+        }
+    }
+}
+
+impl LaneFact {
+    /// The recording; the nil one stands for none.
+    pub(crate) fn about(&self) -> RecordingId {
+        self.record.fact.recording().unwrap_or(RecordingId(Uuid::nil()))
+    }
 }
 
 /// What a flush made durable.
@@ -56,10 +78,13 @@ pub(crate) struct Settled {
     pub(crate) chunks: Vec<RecordingId>,
     /// Facts that this lane counts.
     pub(crate) facts: u64,
+    /// The numbers of all facts, and whom they are about.
+    pub(crate) about: Vec<(u64, RecordingId)>,
     pub(crate) bytes: u64,
     pub(crate) to: LogPosition,
     pub(crate) changes: Changes,
     pub(crate) notes: Vec<Note>,
+    pub(crate) owed: Vec<(VolumeNumber, RecordingId)>,
     pub(crate) deliveries: Vec<Arc<Delivery>>,
 }
 
@@ -73,6 +98,7 @@ impl Lane {
             mixed: false,
             flush_began: None,
             told,
+            outbox: VecDeque::new(),
             behind: false,
             carried: Vec::new(),
         }
@@ -90,6 +116,11 @@ impl Lane {
     /// Something is not durable.
     pub(crate) fn has_backlog(&self) -> bool {
         !self.items.is_empty()
+    }
+
+    /// Facts that are not durable here: their numbers, and whom they are about.
+    pub(crate) fn facts(&self) -> impl Iterator<Item = (u64, RecordingId)> {
+        self.items.iter().filter_map(|item| Some((item.number, item.what.fact()?.about())))
     }
 
     #[cfg(test)]
@@ -114,16 +145,18 @@ impl Lane {
         self.items.push_back(Item { number, located, what });
     }
 
-    /// Begins to make durable what was appended, unless a flush is in flight.
-    pub(crate) fn begin_flush(&mut self, now: CaptureTime) {
-        if let Some(journal) = &mut self.journal
-            && self.flush_began.is_none()
-            && !self.items.is_empty()
-            && !journal.has_failed()
-        {
+    /// Begins to make durable what was appended, unless a flush is in flight. True when one is, so that what was appended since it
+    /// began has to wait for the next.
+    pub(crate) fn begin_flush(&mut self, now: Duration) -> bool {
+        let Some(journal) = &mut self.journal else { return false };
+        if self.flush_began.is_some() {
+            return true;
+        }
+        if !self.items.is_empty() && !journal.has_failed() {
             journal.begin_flush();
             self.flush_began = Some(now);
         }
+        false
     }
 
     /// What the flush in flight has made durable, if it is over.
@@ -156,10 +189,14 @@ impl Lane {
                     settled.chunks.push(header.recording);
                     settled.bytes += u64::from(item.located.length);
                 }
-                What::Fact(LaneFact { record, delivery, leads }) => {
+                What::Fact(fact) => {
+                    let about = fact.about();
+                    let LaneFact { record, delivery, leads, missing } = fact;
+                    settled.about.push((item.number, about));
+                    settled.owed.extend(missing.into_iter().map(|volume| (volume, about)));
                     settled.facts += u64::from(leads);
                     settled.bytes += if leads { u64::from(item.located.length) } else { 0 };
-                    settled.notes.push(Note::of(&record));
+                    settled.notes.extend(Note::of(&record));
                     settled.changes.fact(Arc::unwrap_or_clone(record), &[(volume, item.located.position)]);
                     settled.deliveries.extend(delivery.filter(|delivery| delivery.lane_is_through(index)));
                 }

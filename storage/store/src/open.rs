@@ -1,6 +1,6 @@
 //! Opening a store for writing.
 
-use crate::catch_up::catch_up;
+use crate::catch_up::{catch_up, owe_missed, read_forgotten, to_the_end};
 use crate::description::{Description, STORE_FILE, is_unused, make_directory};
 use crate::handle::StoreHandle;
 use crate::keeper::{Keeper, look_at_space};
@@ -12,7 +12,7 @@ use crate::shared::{Shared, SharedVolume, is_fault};
 use crate::writer::Queues;
 use crate::{StoreError, StoreOptions, StoreReader, StoreWriter, VolumeState, rebuild, volume};
 use sidetone_catalog::{Catalog, RocksCatalog};
-use sidetone_log::{Io, RingIo, VolumeNumber};
+use sidetone_log::{Io, KnownEnd, RingIo};
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -83,26 +83,7 @@ impl Store {
             look_at_space(&shared, volume);
             lanes.push(Lane::new(Arc::clone(volume), open_lane(&shared, volume)?));
         }
-        let ends: Vec<_> = lanes.iter().map(|lane| (lane.shared.volume.number, lane.told)).collect();
-        if is_behind_segments(&*shared.catalog, &logs)? {
-            tracing::warn!("the catalog is empty: it is made from the segments, which may take a while");
-            rebuild::read_segments(&*shared.io, &*shared.catalog, &logs, &mut |_| {})?;
-        }
-        let caught_up = catch_up(&*shared.catalog, &logs, &ends, &mut |_| {})?;
-        caught_up.count(&mut shared.keeper());
-        for (volume, error) in caught_up.unreadable {
-            match &error {
-                StoreError::Log(error) if is_fault(error) => {
-                    tracing::error!(volume = volume.0, %error, "a volume's journal cannot be read: the store opens without what it holds");
-                    shared.volume(volume).inspect(|volume| volume.set_fault(volume.count_fault(error)));
-                }
-                _ => return Err(error),
-            }
-        }
-        if caught_up.records > 0 {
-            let damaged = caught_up.damaged.len();
-            tracing::info!(records = caught_up.records, damaged, "catalog caught up with the journals");
-        }
+        read_on(&shared, &logs, &mut lanes)?;
         assemble(&shared, &logs, lanes)
     }
 
@@ -175,25 +156,64 @@ fn open_lane(shared: &Shared, volume: &SharedVolume) -> Result<Option<sidetone_l
             failed(&error, VolumeState::Full);
             Ok(None)
         }
+        // Whatever is wrong with one of several, the others can record.
+        Err(error) if !matches!(error, StoreError::Catalog(_)) && shared.volumes.len() > 1 => {
+            failed(&error, VolumeState::Failed);
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }
 
-/// A catalog that knows nothing, not even where it is in the journals, of a store that has sealed recordings.
-fn is_behind_segments(catalog: &dyn Catalog, logs: &Logs) -> Result<bool, StoreError> {
-    if !catalog.applied()?.is_empty() {
-        return Ok(false);
-    }
-    for logs in logs.volumes().filter(|logs| logs.volume.present) {
-        if !logs.segments.segments()?.is_empty() {
-            return Ok(true);
+/// Brings the catalog up to date with all volumes that can be read, those too that cannot be written. One that cannot be read is
+/// not written to either: the catalog could not follow.
+fn read_on(shared: &Shared, logs: &Logs, lanes: &mut [Lane]) -> Result<(), StoreError> {
+    let catalog = &*shared.catalog;
+    let mut ends = Vec::new();
+    for lane in lanes.iter_mut().filter(|lane| lane.shared.fault() != VolumeState::Missing) {
+        let volume = lane.shared.volume.number;
+        let found = read_forgotten(&*shared.io, catalog, logs, &[volume]).and_then(|()| match lane.journal {
+            Some(_) => Ok((volume, KnownEnd::At(lane.told))),
+            None => to_the_end(&*shared.io, logs.volume(volume)?),
+        });
+        match found {
+            Ok(end) => ends.push(end),
+            Err(error) => cannot_read(shared, lane, error)?,
         }
     }
-    Ok(false)
+    owe_missed(catalog, logs, &ends)?;
+    let caught_up = catch_up(catalog, logs, &ends, &mut |_| {})?;
+    caught_up.count(&mut shared.keeper());
+    if caught_up.records > 0 {
+        let damaged = caught_up.damaged.len();
+        tracing::info!(records = caught_up.records, damaged, "catalog caught up with the journals");
+    }
+    for (volume, error) in caught_up.unreadable {
+        let lane = lanes.iter_mut().find(|lane| lane.shared.volume.number == volume);
+        cannot_read(shared, lane.expect("a volume has a lane"), error)?;
+    }
+    Ok(())
+}
+
+/// The store opens without what a volume holds; the keeper goes on trying.
+fn cannot_read(shared: &Shared, lane: &mut Lane, error: StoreError) -> Result<(), StoreError> {
+    let is_only = shared.volumes.len() == 1;
+    match &error {
+        StoreError::Catalog(_) => return Err(error),
+        StoreError::Log(fault) if is_fault(fault) => {
+            lane.shared.set_fault(lane.shared.count_fault(fault));
+        }
+        // Nothing else could be recorded on, and who reads this can do something about it.
+        _ if is_only => return Err(error),
+        _ => lane.shared.set_fault(VolumeState::Failed),
+    }
+    tracing::error!(volume = lane.shared.volume.number.0, %error, "a volume cannot be read: the store opens without what it holds");
+    *lane = Lane::new(Arc::clone(&lane.shared), None);
+    Ok(())
 }
 
 /// The sides of the store. Runs that a crash has left are announced and in the catalog afterwards.
-fn assemble(shared: &Arc<Shared>, logs: &Logs, lanes: Vec<Lane>) -> Result<Store, StoreError> {
+fn assemble(shared: &Arc<Shared>, logs: &Logs, mut lanes: Vec<Lane>) -> Result<Store, StoreError> {
     let limits = &shared.options.limits;
     let (submissions, submitted) = sync_channel(limits.submissions.max(1));
     let (batches, batched) = sync_channel(limits.batches.max(1));
@@ -201,9 +221,8 @@ fn assemble(shared: &Arc<Shared>, logs: &Logs, lanes: Vec<Lane>) -> Result<Store
     let reader = Arc::new(StoreReader::beside_writer(Arc::clone(shared), logs.clone()));
     let handle = StoreHandle { shared: Arc::clone(shared), reader: Arc::clone(&reader), submissions };
     let mut keeper = Keeper::new(Arc::clone(shared), logs.clone(), handle.clone(), batched, revived)?;
-    keeper.has_journals(lanes.iter().map(|lane| lane.journal.is_some()).collect());
     let mut orphans = 0;
-    for lane in lanes.iter().filter(|lane| lane.journal.is_some()) {
+    for lane in lanes.iter_mut().filter(|lane| lane.journal.is_some()) {
         let number = lane.shared.volume.number;
         match unannounced_runs(shared, logs.volume(number)?) {
             Ok(Orphans { runs, next, left_open }) => {
@@ -216,14 +235,16 @@ fn assemble(shared: &Arc<Shared>, logs: &Logs, lanes: Vec<Lane>) -> Result<Store
                 tracing::error!(volume = number.0, %error, "the segments of a volume cannot be read");
                 lane.shared.count_fault(&error);
             }
-            Err(error) => return Err(error),
+            Err(error) => cannot_read(shared, lane, error)?,
         }
     }
+    keeper.has_journals(lanes.iter().map(|lane| lane.journal.is_some()).collect());
     let sequence = shared.catalog.sequence()?;
-    let running = running(shared, &lanes)?;
+    let running = running(shared)?;
     let queues = Queues { submissions: submitted, revived: revivals, batches };
     let mut writer = StoreWriter::new(Arc::clone(shared), lanes, sequence, running, queues);
     announce_orphans(&mut writer, &mut keeper, orphans);
+    keeper.owe_pending()?;
     Ok(Store { writer, keeper, reader, handle })
 }
 
@@ -245,11 +266,8 @@ fn announce_orphans(writer: &mut StoreWriter, keeper: &mut Keeper, orphans: usiz
     }
 }
 
-/// The active recordings, each with the lane that its audio is on.
-fn running(shared: &Shared, lanes: &[Lane]) -> Result<Vec<(sidetone_model::RecordingId, Option<usize>)>, StoreError> {
-    let lane_of = |volume: VolumeNumber| lanes.iter().position(|lane| lane.shared.volume.number == volume);
-    let pending = shared.catalog.pending()?.into_iter();
-    let active = pending.filter(|pending| pending.state == Some(sidetone_model::RecordingState::Active));
-    let newest = |places: Vec<(VolumeNumber, sidetone_log::LogPosition)>| places.first().map(|(volume, _)| *volume);
-    Ok(active.map(|pending| (pending.recording, newest(pending.oldest).and_then(lane_of))).collect())
+/// The active recordings. Where their audio goes on is chosen with the first of it.
+fn running(shared: &Shared) -> Result<Vec<sidetone_model::RecordingId>, StoreError> {
+    let active = |pending: &sidetone_catalog::Pending| pending.state == Some(sidetone_model::RecordingState::Active);
+    Ok(shared.catalog.pending()?.into_iter().filter(active).map(|pending| pending.recording).collect())
 }

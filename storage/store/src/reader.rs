@@ -231,6 +231,8 @@ impl StoreReader {
     pub fn read_chunk(&self, location: &ChunkLocation) -> Result<Chunk, StoreError> {
         match self.read_at(location) {
             Err(StoreError::Log(LogError::Retired { .. })) => {
+                // Beside a writer in another process, what is known may be older than that.
+                self.refresh()?;
                 let ticks = location.first_tick..Tick(location.first_tick.0 + 1);
                 let moved = self.chunk_locations(location.recording, location.track, ticks)?;
                 let moved = moved.iter().find(|moved| moved.first_tick == location.first_tick && moved.ticks > 0);
@@ -258,7 +260,29 @@ impl StoreReader {
                 segments.read_chunk(location.recording, run, &entry)?
             }
         };
-        Ok(chunk.into_chunk())
+        let chunk = chunk.into_chunk();
+        let header = &chunk.header;
+        let wanted = (location.recording, location.track, location.first_tick);
+        // A whole record, and not the one: never another call's audio.
+        if location.ticks > 0 && (header.recording, header.track, header.first_tick) != wanted {
+            return Err(self.not_the_chunk(location));
+        }
+        Ok(chunk)
+    }
+
+    fn not_the_chunk(&self, location: &ChunkLocation) -> StoreError {
+        let (path, offset) = match &location.place {
+            ChunkPlace::Journal { volume, located } => (
+                self.logs.volume(*volume).map(|logs| logs.journal.path(located.position.file)),
+                located.position.offset,
+            ),
+            ChunkPlace::Segment { run, .. } | ChunkPlace::Unreadable { run } => {
+                (self.logs.volume(run.volume).map(|logs| logs.segments.path(run.segment)), run.offset)
+            }
+        };
+        let length = u32::try_from(location.place.bytes()).unwrap_or(u32::MAX);
+        let what = "it is another recording's";
+        LogError::BadChunk { path: path.unwrap_or_default(), offset, length, what }.into()
     }
 
     fn available(&self, volume: VolumeNumber) -> Result<&crate::logs::VolumeLogs, StoreError> {

@@ -89,7 +89,9 @@ pub(crate) fn fill(
     logs: &Logs,
     progress: &mut dyn FnMut(RebuildProgress),
 ) -> Result<RebuildProgress, StoreError> {
-    let mut done = read_segments(io, catalog, logs, progress)?;
+    let present: Vec<VolumeNumber> =
+        logs.volumes().filter(|logs| logs.volume.present).map(|logs| logs.volume.number).collect();
+    let mut done = read_segments(io, catalog, logs, &present, progress)?;
     let spans: Vec<Span> = logs
         .volumes()
         .filter(|logs| logs.volume.present)
@@ -110,18 +112,19 @@ pub(crate) fn fill(
     Ok(done)
 }
 
-/// Brings into a catalog everything that segments hold. How far it is in the journals is not touched.
+/// Brings into a catalog everything that the segments of volumes hold. How far it is in the journals is not touched.
 pub(crate) fn read_segments(
     io: &dyn Io,
     catalog: &dyn Catalog,
     logs: &Logs,
+    volumes: &[VolumeNumber],
     progress: &mut dyn FnMut(RebuildProgress),
 ) -> Result<RebuildProgress, StoreError> {
-    let present = || logs.volumes().filter(|logs| logs.volume.present);
     let mut done = RebuildProgress::default();
     let mut segments: Vec<(VolumeNumber, SegmentNumber)> = Vec::new();
-    for logs in present() {
-        segments.extend(logs.segments.segments()?.into_iter().map(|segment| (logs.volume.number, segment)));
+    for &volume in volumes {
+        let found = logs.volume(volume)?.segments.segments()?;
+        segments.extend(found.into_iter().map(|segment| (volume, segment)));
     }
     done.segments_total = segments.len() as u64;
     let mut changes = Changes::default();

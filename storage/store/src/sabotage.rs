@@ -20,6 +20,8 @@ pub(crate) enum Sabotage {
     RetireNeeded,
     /// Facts count as copied that were not.
     SettleWithoutCopy,
+    /// What a volume misses while it is away is forgotten.
+    ForgetOwed,
 }
 
 impl Shared {

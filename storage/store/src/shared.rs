@@ -63,6 +63,10 @@ impl Shared {
         self.volumes.iter().find(|volume| volume.volume.number == number)
     }
 
+    pub(crate) fn numbers(&self) -> Vec<VolumeNumber> {
+        self.volumes.iter().map(|volume| volume.volume.number).collect()
+    }
+
     pub(crate) fn identity(&self, volume: &Volume) -> Identity {
         Identity {
             store_id: self.description.store_id,
@@ -152,6 +156,15 @@ pub(crate) fn io_kind(error: &LogError) -> Option<io::ErrorKind> {
 /// Whether the error is about one volume's device, and not about what somebody wants of it.
 pub(crate) fn is_fault(error: &LogError) -> bool {
     io_kind(error).is_some() || matches!(error, LogError::Failed { .. })
+}
+
+/// Whether a device has failed for good, as far as can be told: a bad block, or a device that is gone. Not that this process
+/// has too many files open, or no memory.
+pub(crate) fn is_of_the_device(error: &LogError) -> bool {
+    const EIO: i32 = 5;
+    const ENXIO: i32 = 6;
+    const ENODEV: i32 = 19;
+    matches!(error, LogError::Io { source, .. } if matches!(source.raw_os_error(), Some(EIO | ENXIO | ENODEV)))
 }
 
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -303,6 +303,7 @@ fn a_volume_that_is_not_mounted_is_missing_and_its_mount_point_is_left_alone() {
     assert_eq!(store.reader.recording(id(number)).unwrap().unwrap().state, RecordingState::Complete);
     let mut chunks = store.reader.chunks(id(number), TrackId(0), Tick(0)..Tick(u64::MAX)).unwrap();
     assert!(matches!(chunks.next(), Some(Err(StoreError::VolumeMissing { volume: VolumeNumber(1) }))));
+    drop(chunks);
     assert_eq!(audio(&store.reader, 23), vec![vec![23; 5000]; 10]);
     store.close();
     assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 0, "nothing is written below the mount point");

@@ -20,6 +20,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// What can be made to fail.
@@ -58,7 +59,10 @@ pub struct SimulatedDisk {
 
 struct State {
     random: Random,
-    now: u64,
+    /// Nanoseconds that have passed.
+    elapsed: u64,
+    /// What the system's clock would show at none.
+    epoch: u64,
     boots: u64,
     /// Counts crashes and ends of the process: files that were open before are dead.
     generation: u64,
@@ -73,7 +77,8 @@ impl SimulatedDisk {
     pub fn new(seed: u64) -> Self {
         let state = State {
             random: Random::new(seed),
-            now: 1_800_000_000_000_000_000,
+            elapsed: 0,
+            epoch: 1_800_000_000_000_000_000,
             boots: 1,
             generation: 0,
             next_token: 0,
@@ -201,8 +206,15 @@ impl SimulatedDisk {
         }
     }
 
+    /// Lets time pass.
     pub fn advance_clock(&self, nanoseconds: u64) {
-        self.state().now += nanoseconds;
+        self.state().elapsed += nanoseconds;
+    }
+
+    /// Sets the system's clock, forward or back. No time passes.
+    pub fn step_clock(&self, nanoseconds: i64) {
+        let mut state = self.state();
+        state.epoch = state.epoch.checked_add_signed(nanoseconds).expect("the clock shows a time after 1970");
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -416,8 +428,14 @@ impl Io for SimulatedDisk {
 
     fn now(&self) -> CaptureTime {
         let mut state = self.state();
-        state.now += 1000;
-        CaptureTime(state.now)
+        state.elapsed += 1000;
+        CaptureTime(state.epoch + state.elapsed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        let mut state = self.state();
+        state.elapsed += 1000;
+        Duration::from_nanos(state.elapsed)
     }
 
     fn random(&self) -> io::Result<[u8; 16]> {

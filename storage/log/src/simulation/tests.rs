@@ -368,3 +368,17 @@ fn bytes_rot_and_become_unreadable() {
     disk.set_readable(&path("a"));
     assert!(input.read_at(&mut [0; 4097], 0).is_ok());
 }
+
+#[test]
+fn the_clock_is_set_back_and_time_passes_on() {
+    let disk = SimulatedDisk::new(1);
+    let (time, clock) = (disk.monotonic(), disk.now());
+    disk.advance_clock(5_000_000_000);
+    disk.step_clock(-3_600_000_000_000);
+    assert_eq!((disk.monotonic() - time).as_secs(), 5);
+    assert_eq!(clock.since(disk.now()).as_secs(), 3594);
+    disk.crash();
+    disk.step_clock(3_600_000_000_000);
+    assert_eq!((disk.monotonic() - time).as_secs(), 5);
+    assert_eq!(disk.now().since(clock).as_secs(), 5);
+}

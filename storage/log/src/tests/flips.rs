@@ -4,9 +4,10 @@
 
 use super::segments::{Given, World, annotations, small_segments};
 use super::{ALL, identity, small, write_flush};
-use crate::format::{ALIGNMENT_BYTES, Frame, RECORD_ALIGNMENT_BYTES, aligned, decode_frame};
+use crate::format::{ALIGNMENT_BYTES, Frame, Meaning, RECORD_ALIGNMENT_BYTES, aligned, decode_frame, interpret};
 use crate::simulation::{Random, SimulatedDisk};
 use crate::*;
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -220,7 +221,7 @@ fn every_flipped_bit_of_a_log_file_is_found() {
             }
             if kind == 2 {
                 check_attribution(subject, byte, &damages, &place);
-                check_scan(subject, &damages, &place);
+                check_scan(subject, byte, &damages, &place);
             }
             subject.read_all();
             subject.flip(byte, mask);
@@ -267,19 +268,31 @@ fn check_attribution(subject: &Subject, byte: usize, damages: &[Damage], place: 
     }
 }
 
-/// A scan of a closed segment tells the same places, and gives everything else.
-fn check_scan(subject: &Subject, damages: &[Damage], place: &str) {
-    let (mut records, mut lost) = (0, Vec::new());
+/// A scan of a closed segment tells the same places, and gives everything else. Only where a fact's length is damaged, the
+/// facts behind it are lost with it: no index tells where they begin.
+fn check_scan(subject: &Subject, byte: usize, damages: &[Damage], place: &str) {
+    let (mut given, mut lost) = (BTreeSet::new(), Vec::new());
     for record in subject.world.reader.scan(SegmentNumber(1), 0).unwrap() {
         match record {
-            Ok(_) => records += 1,
+            Ok(record) => _ = given.insert(record.offset as usize),
             Err(LogError::DamagedSegment { from, to, .. }) => lost.push(from..to),
             Err(error) => panic!("{place}: {error}"),
         }
     }
-    let chunks: usize = subject.given.iter().map(|(given, _)| given.chunks.len() + given.facts.len() + 1).sum();
-    let facts = 2 * subject.given.len() / 2;
-    assert!(records + lost.len() >= chunks + facts, "{place}: {records} records and {lost:?}");
+    let mut is_behind_length = false;
+    for record in subject.records().into_iter().skip(1) {
+        let Frame::Record(found) = decode_frame(&subject.bytes[record.clone()]) else { unreachable!("as above") };
+        let (Meaning::Content(_) | Meaning::RunIndex(_)) = interpret(&found) else { continue };
+        let is_fact = matches!(interpret(&found), Meaning::Content(Content::Fact(_)));
+        let is_hit = record.contains(&byte);
+        is_behind_length = is_fact && (is_behind_length || (record.start..record.start + 4).contains(&byte));
+        assert!(!is_hit || !given.contains(&record.start), "{place} was not noticed");
+        if !given.contains(&record.start) {
+            assert!(is_hit || is_behind_length, "{place} lost the record at {record:?}: {lost:?}");
+            let inside = |lost: &Range<u64>| lost.start <= record.start as u64 && record.end as u64 <= lost.end;
+            assert!(lost.iter().any(inside), "{place}: the loss of {record:?} was not told: {lost:?}");
+        }
+    }
     for damage in damages.iter().filter(|damage| damage.recording.is_some()) {
         assert!(lost.iter().any(|bytes| bytes.start <= damage.from && damage.to <= bytes.end), "{place}: {lost:?}");
     }

@@ -5,12 +5,12 @@
 
 use super::{Keeper, StoreEvent};
 use crate::batch::{Batch, Note};
-use crate::catch_up::catch_up;
+use crate::catch_up::{catch_up, owe_missed, read_forgotten, to_the_end};
 use crate::handle::Delivery;
 use crate::shared::Shared;
 use crate::{StoreError, VolumeState};
 use sidetone_catalog::Changes;
-use sidetone_log::{FactSequence, LogPosition, VolumeNumber};
+use sidetone_log::{FactSequence, KnownEnd, LogPosition, VolumeNumber};
 use sidetone_model::RecordingId;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -68,15 +68,18 @@ impl Projection {
 impl Keeper {
     /// A batch has arrived.
     pub(super) fn take(&mut self, batch: Batch) {
-        let Batch { volume, after, to, changes, notes, deliveries } = batch;
+        let Batch { volume, after, to, changes, notes, owed, deliveries } = batch;
         for (volume, position) in after.iter().copied().chain([(volume, to)]) {
             let durable = self.projection.durable.entry(volume).or_default();
             *durable = position.max(*durable);
         }
         self.projection.waiting.extend(deliveries.into_iter().map(|delivery| (volume, to, delivery)));
         if self.projection.failing {
+            // What is owed is found out when it works again.
             return;
         }
+        let mut owing = Changes::default();
+        owed.into_iter().for_each(|(volume, recording)| owing.owe(volume, recording));
         let result = if !self.projection.has(&after) {
             self.catch_up()
         } else if self.projection.applied(volume) < to {
@@ -84,6 +87,8 @@ impl Keeper {
         } else {
             Ok(())
         };
+        // Behind the facts themselves: who pays looks at the catalog.
+        let result = result.and_then(|()| self.owe(&owing));
         match result {
             Ok(()) => self.resolve(),
             Err(error) => self.on_catalog_error(&error),
@@ -117,38 +122,53 @@ impl Keeper {
         self.catch_up()
     }
 
-    /// Reads from the journals what was missed.
-    fn catch_up(&mut self) -> Result<(), StoreError> {
-        let mut notes = Vec::new();
-        let ends = self.projection.durable.iter().map(|(&volume, &position)| (volume, position));
+    /// Brings everything into the catalog that a volume holds which was away.
+    pub(super) fn read_volume(&mut self, volume: VolumeNumber) -> Result<(), StoreError> {
+        let (shared, logs) = (Arc::clone(&self.shared), self.logs.clone());
+        read_forgotten(&*shared.io, &*shared.catalog, &logs, &[volume])?;
+        let end = to_the_end(&*shared.io, logs.volume(volume)?)?;
+        self.read_on(&[end])?.map_or(Ok(()), Err)
+    }
+
+    /// How far the journals that can be read are known to be durable.
+    fn ends(&self) -> Vec<(VolumeNumber, KnownEnd)> {
         let is_there = |volume: &VolumeNumber| {
             self.shared.volume(*volume).is_some_and(|volume| volume.fault() != VolumeState::Missing)
         };
-        let ends: Vec<_> = ends.filter(|(volume, _)| is_there(volume)).collect();
-        let caught_up = catch_up(&*self.shared.catalog, &self.logs, &ends, &mut |note| notes.push(note));
+        let ends = self.projection.durable.iter().map(|(&volume, &position)| (volume, KnownEnd::At(position)));
+        ends.filter(|(volume, _)| is_there(volume)).collect()
+    }
+
+    /// Reads from the journals what was missed.
+    fn catch_up(&mut self) -> Result<(), StoreError> {
+        self.read_on(&self.ends()).map(|_unreadable| ())
+    }
+
+    /// Gives the error of a journal that could not be read.
+    fn read_on(&mut self, ends: &[(VolumeNumber, KnownEnd)]) -> Result<Option<StoreError>, StoreError> {
+        let mut notes = Vec::new();
+        let caught_up = catch_up(&*self.shared.catalog, &self.logs, ends, &mut |note| notes.push(note));
         // What was applied before an error is in the catalog too.
         self.projection.applied = self.shared.catalog.applied()?;
         notes.into_iter().for_each(|note| self.note(note));
         let caught_up = caught_up?;
         caught_up.count(&mut self.shared.keeper());
-        for (volume, error) in &caught_up.unreadable {
-            tracing::error!(volume = volume.0, %error, "the catalog cannot follow a volume's journal now");
-        }
         for (volume, error) in caught_up.damaged {
             (self.sink)(StoreEvent::JournalDamaged { volume, error });
         }
-        Ok(())
+        for (volume, error) in &caught_up.unreadable {
+            tracing::error!(volume = volume.0, %error, "the catalog cannot follow a volume's journal now");
+        }
+        Ok(caught_up.unreadable.into_iter().next().map(|(_, error)| error))
     }
 
     fn note(&mut self, note: Note) {
         match note {
             Note::Over(recording, sequence) => {
-                self.note_changed(recording.id);
                 if !self.projection.is_told(recording.id, sequence) {
                     (self.sink)(StoreEvent::RecordingOver(recording));
                 }
             }
-            Note::Changed(recording) => self.note_changed(recording),
             Note::Sealed(recording, run) => self.on_sealed(recording, &run),
         }
     }
@@ -172,7 +192,9 @@ impl Keeper {
         }
         let reopened = self.shared.catalog.reopen().map_err(StoreError::from).and_then(|()| {
             self.projection.applied = self.shared.catalog.applied()?;
-            self.catch_up()
+            owe_missed(&*self.shared.catalog, &self.logs, &self.ends())?;
+            self.catch_up()?;
+            self.owe_pending()
         });
         match reopened {
             Ok(()) => {

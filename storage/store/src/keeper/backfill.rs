@@ -1,115 +1,107 @@
 //! Facts that a volume has missed while it could not be written.
 //!
-//! Every fact is on every volume, so that any one can be lost. When a volume comes back, what was written meanwhile is written to
-//! it too: through the journals where it still is in one, into its segments else. A volume that was away over a restart
-//! of the process gets only what changes from then on, and what still is in a journal.
+//! Every fact is on every volume, so that any one can be lost. The writer tells which volumes did not take a fact; the catalog
+//! remembers whom it was about, and when the volume can be written, all facts about that recording go into one of its
+//! segments. A crash between a fact and that note leaves the fact in a journal: who opens the store looks there
+//! ([`Keeper::owe_pending`]). A catalog made anew remembers nothing of it.
 
 use super::Keeper;
-use super::segments::kind_of;
-use crate::{StoreError, VolumeState};
-use sidetone_catalog::Pending;
-use sidetone_log::{Fact, FactRecord, FactSequence, Through, VolumeNumber};
+use super::is_due;
+use super::seal::for_segment;
+use super::segments::{Kind, kind_of, kind_of_facts};
+use crate::StoreError;
+use crate::sabotage::Sabotage;
+use sidetone_catalog::Changes;
+use sidetone_log::{Fact, FactRecord, FactSequence, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Recordings remembered for a volume that is away, 16 bytes each.
-const OWED_MAX: usize = 1 << 20;
 /// Recordings dealt with in one step.
-const RECORDINGS_AT_ONCE: usize = 256;
-/// What was under way when a volume came back is in the catalog after so long.
-const SETTLE: Duration = Duration::from_secs(5);
+const RECORDINGS_AT_ONCE: usize = 512;
+/// Between two looks at what is owed.
+const INTERVAL: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub(super) struct Backfill {
-    /// Recordings whose facts have changed while a volume was away; the nil one stands for facts about none.
-    owed: BTreeMap<VolumeNumber, BTreeSet<RecordingId>>,
-    /// Volumes that are back, and from when on what they missed is written.
-    back: BTreeMap<VolumeNumber, CaptureTime>,
+    looked_at: Option<CaptureTime>,
 }
 
 impl Keeper {
-    /// A fact about a recording is in the catalog.
-    pub(super) fn note_changed(&mut self, recording: RecordingId) {
-        for volume in &self.shared.volumes {
-            if volume.fault() == VolumeState::Ok {
-                continue;
-            }
-            let owed = self.backfill.owed.entry(volume.volume.number).or_default();
-            if owed.len() < OWED_MAX {
-                owed.insert(recording);
-            }
-        }
-    }
-
-    /// A volume can be written again.
-    pub(super) fn note_back(&mut self, volume: VolumeNumber, now: CaptureTime) {
-        self.backfill.back.insert(volume, now.saturating_add(SETTLE));
-    }
-
-    /// Writes to volumes that are back what they have missed. True when there is more to do.
-    pub(super) fn fill_in(&mut self, pending: &[Pending], now: CaptureTime) -> Result<bool, StoreError> {
-        let due = self.backfill.back.iter().find(|(_, from)| now >= **from).map(|(&volume, _)| volume);
-        let Some(volume) = due else { return Ok(false) };
-        if self.shared.volume(volume).is_none_or(|volume| volume.fault() != VolumeState::Ok) {
-            // Away again.
-            self.backfill.back.remove(&volume);
-            return Ok(false);
-        }
-        let owed = self.backfill.owed.entry(volume).or_default();
-        let batch: Vec<RecordingId> = std::iter::from_fn(|| owed.pop_first()).take(RECORDINGS_AT_ONCE).collect();
-        if owed.is_empty() {
-            self.backfill.owed.remove(&volume);
-            self.backfill.back.remove(&volume);
-        }
-        let is_pending = |id: &RecordingId| pending.binary_search_by_key(id, |pending| pending.recording).is_ok();
-        for recording in batch {
-            let outcome =
-                if is_pending(&recording) { self.write_again(recording) } else { self.copy_to(recording, volume) };
-            match outcome {
-                Ok(()) => {}
-                Err(error @ StoreError::Catalog(_)) => return Err(error),
-                Err(error) => {
-                    // The queue is full, or the volume has failed again: another time.
-                    tracing::debug!(%recording, volume = volume.0, %error, "a volume has not got a fact that it missed yet");
-                    self.backfill.owed.entry(volume).or_default().insert(recording);
-                    self.backfill.back.insert(volume, now.saturating_add(SETTLE));
-                    return Ok(false);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Facts that a journal still has go to all journals.
-    fn write_again(&mut self, recording: RecordingId) -> Result<(), StoreError> {
-        for held in self.shared.catalog.facts(recording)? {
-            if let Some(&(volume, position)) = held.places.first() {
-                let record = self.as_logged(volume, position, &held);
-                self.submit_again(record)?;
-                self.shared.keeper().facts_renewed += 1;
-            } else {
-                self.submit_again(held.record)?;
-            }
+    /// Notes who is owed what.
+    pub(super) fn owe(&mut self, owing: &Changes) -> Result<(), StoreError> {
+        if !owing.is_empty() && !self.shared.is_sabotaged(Sabotage::ForgetOwed) {
+            self.shared.catalog.apply(owing, &[])?;
         }
         Ok(())
     }
 
-    /// Facts that are only in segments go into one of this volume.
-    fn copy_to(&mut self, recording: RecordingId, volume: VolumeNumber) -> Result<(), StoreError> {
-        let held = self.shared.catalog.facts(recording)?;
-        let mut records: Vec<FactRecord> = held.into_iter().map(|held| held.record).collect();
-        records.extend(self.roots(recording, volume)?);
-        let logs = self.logs.clone();
-        if records.is_empty() {
+    /// Facts that lie in journals, and not in those of all volumes: the others may not have them.
+    pub(crate) fn owe_pending(&mut self) -> Result<(), StoreError> {
+        if self.shared.volumes.len() == 1 {
             return Ok(());
         }
-        if !self.segments.is_usable(volume, &logs.volume(volume)?.segments) {
-            return Err(StoreError::NoVolume { states: self.shared.states() });
+        let mut owing = Changes::default();
+        for pending in self.shared.catalog.pending()? {
+            let held = self.shared.catalog.facts(pending.recording)?;
+            for volume in self.shared.numbers() {
+                let is_missed =
+                    |places: &[(VolumeNumber, _)]| !places.is_empty() && places.iter().all(|(of, _)| *of != volume);
+                if held.iter().any(|held| is_missed(&held.places)) {
+                    owing.owe(volume, pending.recording);
+                }
+            }
         }
-        let kind = kind_of(volume, &self.shared.catalog.annotations(recording)?);
-        let through = Through { volume, position: self.projection.applied(volume) };
-        self.copy_facts(&kind, &[(recording, records)], through)
+        self.owe(&owing)
+    }
+
+    /// Writes to volumes what they have missed. True when there is more to do.
+    pub(super) fn fill_in(&mut self, now: CaptureTime) -> Result<bool, StoreError> {
+        if self.shared.volumes.len() == 1 || !is_due(&mut self.backfill.looked_at, now, INTERVAL) {
+            return Ok(false);
+        }
+        let mut more = false;
+        for index in 0..self.shared.volumes.len() {
+            let shared = &self.shared.volumes[index];
+            // Its last reserve is for what happens now.
+            if shared.state().takes_audio() {
+                more |= self.fill_in_volume(shared.volume.number)?;
+            }
+        }
+        if more {
+            self.backfill.looked_at = None;
+        }
+        Ok(more)
+    }
+
+    fn fill_in_volume(&mut self, volume: VolumeNumber) -> Result<bool, StoreError> {
+        let owed = self.shared.catalog.owed(volume, None, RECORDINGS_AT_ONCE)?;
+        let logs = self.logs.clone();
+        if owed.is_empty() || !self.segments.is_usable(volume, &logs.volume(volume)?.segments) {
+            return Ok(false);
+        }
+        let mut groups: BTreeMap<Kind, Vec<FactRecord>> = BTreeMap::new();
+        for &recording in &owed {
+            let kind = match recording.0.is_nil() {
+                true => kind_of_facts(volume),
+                false => kind_of(volume, &self.shared.catalog.annotations(recording)?),
+            };
+            let records = groups.entry(kind).or_default();
+            let held = self.shared.catalog.facts(recording)?;
+            records.extend(held.into_iter().map(|held| for_segment(held.record)));
+            records.extend(self.roots(recording, volume)?);
+        }
+        for (kind, records) in groups {
+            if let Err(error) = self.segments.append_facts(&kind, &records) {
+                tracing::warn!(volume = volume.0, %error, "a volume has not got the facts that it missed yet");
+                return Ok(false);
+            }
+            self.shared.keeper().facts_copied += records.len() as u64;
+        }
+        let mut paying = Changes::default();
+        owed.iter().for_each(|&recording| paying.pay(volume, recording));
+        self.shared.catalog.apply(&paying, &[])?;
+        Ok(owed.len() == RECORDINGS_AT_ONCE)
     }
 
     /// The announcements of runs on other volumes, as facts for this one.

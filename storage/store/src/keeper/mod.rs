@@ -257,7 +257,7 @@ impl Keeper {
         let pending = self.shared.catalog.pending()?;
         let mut more = self.seal(&pending, now)?;
         more |= self.retire(&pending, now)?;
-        more |= self.fill_in(&pending, now)?;
+        more |= self.fill_in(now)?;
         self.close_segments(false);
         Ok(more)
     }
@@ -315,9 +315,6 @@ impl Keeper {
             }
             tracing::warn!(volume = volume.0, %before, %after, "a volume has changed its state");
             (self.sink)(StoreEvent::VolumeChanged { volume, before, after });
-            if !before.takes_facts() && after.takes_facts() {
-                self.note_back(volume, self.shared.io.now());
-            }
         }
     }
 

@@ -22,6 +22,10 @@ impl Keeper {
         self.reopen_catalog();
         for index in 0..self.shared.volumes.len() {
             let volume = Arc::clone(&self.shared.volumes[index]);
+            if volume.fault() == VolumeState::Stalled {
+                // To ask it anything would be to wait for it.
+                continue;
+            }
             look_at_space(&self.shared, &volume);
             match volume.fault() {
                 VolumeState::Full | VolumeState::Failed | VolumeState::Missing => {
@@ -59,8 +63,10 @@ impl Keeper {
             return Ok(());
         }
         // It was away since the store was opened.
-        let journal = open_journal(&self.shared, shared)?;
+        // What can be read is read before the journal is opened, which begins a file each time.
+        self.read_volume(volume.number)?;
         let Orphans { runs, next, left_open } = unannounced_runs(&self.shared, self.logs.volume(volume.number)?)?;
+        let journal = open_journal(&self.shared, shared)?;
         self.reach(volume.number, journal.durable())?;
         self.take_over(volume.number, next, left_open);
         for fact in runs {
@@ -123,7 +129,8 @@ impl Keeper {
         match close_left_open(&logs.segments, segment, 0, &self.shared.options.segments) {
             Ok(_) => self.shared.keeper().segments_closed += 1,
             Err(error) => {
-                tracing::error!(volume = volume.0, segment = segment.0, %error, "a segment could not be closed; the next start tries again");
+                tracing::error!(volume = volume.0, segment = segment.0, %error, "a segment could not be closed; it is tried again");
+                self.left_open.push((volume, segment));
             }
         }
     }

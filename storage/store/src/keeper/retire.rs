@@ -154,8 +154,7 @@ impl Keeper {
 
     /// Audio of the recording will be copied together with its facts, or elsewhere: then its root is to go with the facts.
     fn is_to_be_sealed(&self, pending: &Pending, volume: VolumeNumber) -> Result<bool, StoreError> {
-        let held = self.shared.catalog.facts(pending.recording)?;
-        let rows = self.rows(pending, &held)?;
+        let rows = self.shared.catalog.unsealed(pending.recording)?;
         let can_be_read = |of: VolumeNumber| self.shared.volume(of).is_some_and(|of| of.fault().takes_facts());
         Ok(rows.iter().any(|row| row.volume == volume || can_be_read(row.volume)))
     }

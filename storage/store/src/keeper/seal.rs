@@ -6,12 +6,11 @@
 use super::segments::{Kind, NewRun, kind_of};
 use super::{Keeper, StoreEvent};
 use crate::StoreError;
-use crate::shared::is_fault;
+use crate::shared::{is_fault, is_of_the_device};
 use sidetone_catalog::{ChunkLocation, HeldFact, Pending};
 use sidetone_log::format::RUN_CHUNKS_MAX;
 use sidetone_log::{ChunkRecord, Fact, FactRecord, FactSequence, LogPosition, Through, VolumeNumber};
-use sidetone_model::{CaptureTime, Gap, Recording, RecordingId, RecordingState, Tick, TrackId};
-use std::collections::BTreeSet;
+use sidetone_model::{CaptureTime, Gap, Recording, RecordingId, RecordingState, Tick};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,13 +75,14 @@ impl Keeper {
         self.announce();
     }
 
-    /// Volumes whose segments can be written.
+    /// Volumes whose segments can be written. Not with their last reserve: a run takes its room twice until the journal files
+    /// go.
     fn usable_volumes(&mut self) -> Vec<VolumeNumber> {
         let volumes: Vec<_> = self
             .shared
             .volumes
             .iter()
-            .filter(|volume| volume.fault().takes_facts())
+            .filter(|volume| volume.state().takes_audio())
             .map(|volume| volume.volume.number)
             .collect();
         let logs = &self.logs;
@@ -105,8 +105,7 @@ impl Keeper {
     fn plan(&mut self, pending: &Pending, volume: VolumeNumber, now: CaptureTime) -> Result<Option<Plan>, StoreError> {
         let recording = pending.recording;
         let held = self.shared.catalog.facts(recording)?;
-        let mut rows = self.rows(pending, &held)?;
-        rows.retain(|row| row.volume == volume);
+        let mut rows = self.rows(recording, volume)?;
         if rows.is_empty() {
             return Ok(None);
         }
@@ -141,22 +140,15 @@ impl Keeper {
         Ok(Some(Plan { recording, chunks, facts, through, kind: kind_of(volume, &annotations) }))
     }
 
-    /// Every chunk of a recording that lies in a journal.
-    pub(super) fn rows(&self, pending: &Pending, held: &[HeldFact]) -> Result<Vec<ChunkLocation>, StoreError> {
-        let of_tracks = |tracks: &mut dyn Iterator<Item = TrackId>| {
-            let mut rows = Vec::new();
-            for track in tracks {
-                rows.extend(self.shared.catalog.journal_chunks(pending.recording, track, Tick(0), Tick(u64::MAX))?);
-            }
-            Ok::<_, StoreError>(rows)
-        };
-        let known: BTreeSet<TrackId> = held.iter().flat_map(|held| tracks(&held.record.fact)).collect();
-        let rows = of_tracks(&mut known.into_iter())?;
-        if rows.len() as u64 == pending.unsealed_chunks {
-            return Ok(rows);
-        }
-        // Audio of tracks that no document knows, or the same audio twice.
-        of_tracks(&mut (0..=u8::MAX).map(TrackId))
+    /// The chunks of a recording that lie in the journal of a volume. The same audio on another volume is that one's; twice on
+    /// this one, the later place counts.
+    pub(super) fn rows(&self, recording: RecordingId, volume: VolumeNumber) -> Result<Vec<ChunkLocation>, StoreError> {
+        let mut rows = self.shared.catalog.unsealed(recording)?;
+        rows.retain(|row| row.volume == volume);
+        // In the order of their places: of equal ones the last is kept.
+        rows.reverse();
+        rows.dedup_by_key(|row| (row.track, row.first_tick));
+        Ok(rows)
     }
 
     /// Before this position everything of the recording can be sealed. The call tracker's state of a recording that goes on is
@@ -186,10 +178,10 @@ impl Keeper {
         for row in rows {
             match journal.read_chunk(row.located) {
                 Ok(chunk) => chunks.push(chunk),
-                Err(error) if is_fault(&error) && attempts < ATTEMPTS => {
+                Err(error) if is_fault(&error) && (attempts < ATTEMPTS || !is_of_the_device(&error)) => {
                     tracing::error!(%recording, %error, "audio cannot be read from the journal; it is tried again");
                     self.shared.keeper().seal_failures += 1;
-                    let until = now.saturating_add(PUT_OFF * (1 << attempts));
+                    let until = now.saturating_add(PUT_OFF * (1 << attempts.min(ATTEMPTS)));
                     self.put_off.insert(recording, (until, attempts + 1));
                     return Ok(None);
                 }
@@ -210,7 +202,10 @@ impl Keeper {
             _ => None,
         });
         // Audio that no document tells of is whole in nobody's eyes.
-        let Some(document) = document else { return true };
+        let Some(document) = document else {
+            self.shared.keeper().damaged_chunks += damaged.len() as u64;
+            return true;
+        };
         let missing: Vec<Gap> = gaps(damaged).into_iter().filter(|gap| !document.gaps.contains(gap)).collect();
         let is_active = document.state == RecordingState::Active;
         if missing.is_empty() && !is_active {
@@ -277,19 +272,12 @@ impl Keeper {
 
 /// A fact as it goes into a segment. The document of a recording that goes on is there without the call tracker's state: it has
 /// a sequence of its own, just before that of the whole.
-fn for_segment(record: FactRecord) -> FactRecord {
+pub(super) fn for_segment(record: FactRecord) -> FactRecord {
     match &record.fact {
         Fact::Recording { recording, .. } if recording.state == RecordingState::Active => {
             FactRecord { sequence: FactSequence(record.sequence.0.saturating_sub(1)), ..record }
         }
         _ => record,
-    }
-}
-
-fn tracks(fact: &Fact) -> Vec<TrackId> {
-    match fact {
-        Fact::Recording { recording, .. } => recording.tracks.iter().map(|track| track.id).collect(),
-        _ => Vec::new(),
     }
 }
 

@@ -130,7 +130,11 @@ impl Segments {
             self.finish(kind);
         }
         if !self.open.contains_key(kind) {
-            let segment = self.begin(kind)?;
+            let begun = self.begin(kind);
+            let segment = begun.inspect_err(|error| {
+                tracing::error!(volume = kind.0.0, %error, "no segment can be begun; audio stays in the journal");
+                self.shared.keeper().seal_failures += 1;
+            })?;
             self.open.insert(kind.clone(), segment);
         }
         let segment = self.open.get_mut(kind).expect("just made");

@@ -15,6 +15,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// One life of the machine.
@@ -147,6 +148,10 @@ impl Io for MortalIo {
 
     fn now(&self) -> CaptureTime {
         self.disk.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.disk.monotonic()
     }
 
     fn random(&self) -> io::Result<[u8; 16]> {
@@ -300,6 +305,19 @@ impl Catalog for MortalCatalog {
         to: Tick,
     ) -> Result<Vec<ChunkLocation>, CatalogError> {
         self.catalog.journal_chunks(recording, track, from, to)
+    }
+
+    fn unsealed(&self, recording: RecordingId) -> Result<Vec<ChunkLocation>, CatalogError> {
+        self.catalog.unsealed(recording)
+    }
+
+    fn owed(
+        &self,
+        volume: VolumeNumber,
+        after: Option<RecordingId>,
+        limit: usize,
+    ) -> Result<Vec<RecordingId>, CatalogError> {
+        self.catalog.owed(volume, after, limit)
     }
 
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError> {

@@ -73,6 +73,7 @@ fn a_store_that_breaks_an_order_is_found_out() {
         Sabotage::RetireBeforePersist,
         Sabotage::RetireNeeded,
         Sabotage::SettleWithoutCopy,
+        Sabotage::ForgetOwed,
     ];
     let mut unnoticed = Vec::new();
     for sabotage in all {

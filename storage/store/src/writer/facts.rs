@@ -30,7 +30,8 @@ impl StoreWriter {
         delivery: Option<&Arc<Delivery>>,
     ) -> Result<(), StoreError> {
         let bytes = fact_record(record)?;
-        let fact = LaneFact { record: Arc::clone(record), delivery: delivery.cloned(), leads: true };
+        let fact =
+            LaneFact { record: Arc::clone(record), delivery: delivery.cloned(), leads: true, missing: Vec::new() };
         if !self.append_everywhere(number, &bytes, &fact) {
             return Err(self.no_volume());
         }
@@ -40,25 +41,30 @@ impl StoreWriter {
         Ok(())
     }
 
-    /// True when at least one lane has taken it.
+    /// True when at least one lane has taken it. The others are owed it.
     pub(super) fn append_everywhere(&mut self, number: u64, bytes: &[u8], fact: &LaneFact) -> bool {
-        let mut taken = false;
+        let mut taken = Vec::new();
+        let mut missing = Vec::new();
         for lane in 0..self.lanes.len() {
-            if !self.make_room(lane, bytes.len()) {
-                continue;
-            }
-            match self.journal(lane).append_raw(bytes) {
-                Ok(located) => {
-                    if let Some(delivery) = &fact.delivery {
-                        delivery.await_lane(lane);
-                    }
-                    let leads = !std::mem::replace(&mut taken, true);
-                    self.lanes[lane].push(number, located, What::Fact(LaneFact { leads, ..fact.clone() }));
-                }
-                Err(error) => self.fail(lane, &error),
+            let appended = if self.make_room(lane, bytes.len()) {
+                self.journal(lane).append_raw(bytes).map_err(|error| self.fail(lane, &error)).ok()
+            } else {
+                None
+            };
+            match appended {
+                Some(located) => taken.push((lane, located)),
+                None => missing.push(self.lanes[lane].shared.volume.number),
             }
         }
-        taken
+        let is_taken = !taken.is_empty();
+        for (place, (lane, located)) in taken.into_iter().enumerate() {
+            if let Some(delivery) = &fact.delivery {
+                delivery.await_lane(lane);
+            }
+            let (leads, missing) = (fact.leads && place == 0, std::mem::take(&mut missing));
+            self.lanes[lane].push(number, located, What::Fact(LaneFact { leads, missing, ..fact.clone() }));
+        }
+        is_taken
     }
 
     /// Facts whose recordings' audio is durable now.

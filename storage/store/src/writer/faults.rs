@@ -5,13 +5,14 @@ use crate::lane::{Item, Lane, What};
 use crate::{StoreError, VolumeState};
 use sidetone_log::{Journal, LogError};
 use sidetone_model::RecordingId;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl StoreWriter {
     pub(super) fn look_for_stall(&mut self, lane: usize) {
         let Some(began) = self.lanes[lane].flush_began else { return };
         let shared = &self.lanes[lane].shared;
-        let elapsed = self.shared.io.now().since(began);
+        let elapsed = self.shared.io.monotonic().saturating_sub(began);
         if elapsed < self.shared.options.limits.stall || shared.fault() == VolumeState::Stalled {
             return;
         }
@@ -38,6 +39,16 @@ impl StoreWriter {
             return;
         }
         let (settled, left) = self.lanes[lane].give_up(lane);
+        let volume = self.lanes[lane].shared.volume.number;
+        for fact in left.iter().filter_map(|(item, _)| item.what.fact()) {
+            self.owed.insert((volume, fact.about()));
+            // Others may have it already.
+            if let Some(delivery) = &fact.delivery
+                && let Some(durable_on) = delivery.give_up_lane(lane)
+            {
+                self.lanes[durable_on].carried.push(Arc::clone(delivery));
+            }
+        }
         self.settle(lane, settled);
         self.stranded.extend(left);
         self.urgent = true;

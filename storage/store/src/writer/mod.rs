@@ -24,9 +24,9 @@ use crate::{StoreError, VolumeState, WriterStatistics};
 use facts::says_over;
 use place::NAP;
 use sidetone_log::format::{CHUNK_PAYLOAD_OFFSET, fact_record};
-use sidetone_log::{ChunkHeader, Fact, FactRecord, FactSequence, Journal};
+use sidetone_log::{ChunkHeader, Fact, FactRecord, FactSequence, Journal, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
@@ -51,6 +51,8 @@ pub struct StoreWriter {
     known: HashMap<RecordingId, Known>,
     /// Facts that wait for the audio of their recording.
     held: VecDeque<Held>,
+    /// Volumes that have missed a fact, and whom it was about: told with the next batch.
+    owed: BTreeSet<(VolumeNumber, RecordingId)>,
     /// Taken back from volumes that failed.
     stranded: VecDeque<(Item, Vec<u8>)>,
     next_number: u64,
@@ -94,12 +96,12 @@ pub(crate) struct Queues {
 }
 
 impl StoreWriter {
-    /// `running` are the recordings that are active, with the volume that their last audio is on.
+    /// `running` are the recordings that are active.
     pub(crate) fn new(
         shared: Arc<Shared>,
         lanes: Vec<Lane>,
         sequence: FactSequence,
-        running: Vec<(RecordingId, Option<usize>)>,
+        running: Vec<RecordingId>,
         queues: Queues,
     ) -> Self {
         let now = shared.io.now();
@@ -107,6 +109,7 @@ impl StoreWriter {
             lanes,
             known: HashMap::new(),
             held: VecDeque::new(),
+            owed: BTreeSet::new(),
             stranded: VecDeque::new(),
             next_number: 0,
             sequence,
@@ -119,9 +122,8 @@ impl StoreWriter {
             revived: queues.revived,
             batches: Some(queues.batches),
         };
-        for (recording, lane) in running {
-            let known = Known { lane, outstanding: 0, over: false, running: true, touched: now };
-            writer.count_placed(lane, 1);
+        for recording in running {
+            let known = Known { lane: None, outstanding: 0, over: false, running: true, touched: now };
             writer.known.insert(recording, known);
         }
         writer
@@ -180,7 +182,7 @@ impl StoreWriter {
 
     /// Begins to make durable what was appended, on every volume where no flush is in flight. Does not wait.
     pub fn begin_flush(&mut self) {
-        let now = self.shared.io.now();
+        let now = self.shared.io.monotonic();
         self.take_submissions();
         self.release_held();
         self.place_stranded();
@@ -191,7 +193,7 @@ impl StoreWriter {
         if self.shared.is_sabotaged(crate::sabotage::Sabotage::TellBeforeDurable) {
             self.tell_before_durable();
         }
-        self.forget(now);
+        self.forget(self.shared.io.now());
     }
 
     /// Moves everything on that is under way, and does not wait: to be called often, some hundred times a second. What is
@@ -207,7 +209,7 @@ impl StoreWriter {
     /// What is not durable stays in memory, and the next call tries again.
     pub fn flush(&mut self) -> Result<Durable, StoreError> {
         let end = self.next_number;
-        let mut waited = self.shared.io.now();
+        let mut waited = self.shared.io.monotonic();
         loop {
             self.begin_flush();
             let before = self.lowest();
@@ -219,10 +221,10 @@ impl StoreWriter {
             if !self.lanes.iter().any(Lane::is_writable) {
                 self.retry_all()?;
             }
-            let now = self.shared.io.now();
+            let now = self.shared.io.monotonic();
             if lowest > before {
                 waited = now;
-            } else if now.since(waited) > self.shared.options.limits.stall.saturating_mul(2) {
+            } else if now.saturating_sub(waited) > self.shared.options.limits.stall.saturating_mul(2) {
                 return Err(self.no_volume());
             }
             std::thread::sleep(NAP);
@@ -259,11 +261,14 @@ impl StoreWriter {
         self.release_held();
         self.place_stranded();
         if std::mem::take(&mut self.urgent) {
-            let now = self.shared.io.now();
+            let now = self.shared.io.monotonic();
             for lane in &mut self.lanes {
-                lane.begin_flush(now);
+                // One that does not answer is not waited for.
+                let waits = lane.begin_flush(now) && lane.shared.fault() != VolumeState::Stalled;
+                self.urgent |= waits;
             }
         }
+        self.tell();
         self.nudge();
     }
 

@@ -78,7 +78,7 @@ impl StoreWriter {
             if journal.takes(bytes) || !self.lanes[lane].has_backlog() {
                 return true;
             }
-            let now = self.shared.io.now();
+            let now = self.shared.io.monotonic();
             self.lanes[lane].begin_flush(now);
             self.poll_lane(lane);
             if self.lanes[lane].is_flushing() {
