@@ -20,6 +20,9 @@ use std::time::Duration;
 /// A store that goes on failing is in the log so often.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
 
+/// What the store has refused is offered again so often.
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
 /// The ends of the rings that the writer thread holds.
 pub(crate) struct WriterRings {
     pub(crate) facts: rtrb::Consumer<Fact>,
@@ -35,6 +38,8 @@ pub(crate) struct Writer {
     plan: FlushPlan,
     /// The newest fact of each recording that the store refused, to be appended again: bounded by recordings, not by time.
     refused: BTreeMap<RecordingId, Fact>,
+    /// When they were offered again last.
+    retried_at: CaptureTime,
     /// Packets whose audio was lost here, per track of recordings that are not over.
     lost: BTreeMap<(RecordingId, TrackId), u64>,
     /// The system clock was set, and no fact tells of it yet: when, and by how many seconds.
@@ -53,6 +58,7 @@ impl Writer {
             counters,
             plan,
             refused: BTreeMap::new(),
+            retried_at: CaptureTime::ZERO,
             lost: BTreeMap::new(),
             stepped: None,
             told_at: CaptureTime::ZERO,
@@ -75,7 +81,9 @@ impl Writer {
 
     /// Appends what has come. True when there was anything.
     pub(crate) fn take(&mut self, now: CaptureTime) -> bool {
-        let mut facts: Vec<Fact> = std::mem::take(&mut self.refused).into_values().collect();
+        let retries = now.since(self.retried_at) >= RETRY_INTERVAL || now < self.retried_at;
+        let refused = if retries { std::mem::take(&mut self.refused) } else { BTreeMap::new() };
+        let mut facts: Vec<Fact> = refused.into_values().collect();
         let mut busy = false;
         while let Ok(fact) = self.rings.facts.pop() {
             facts.push(fact);
@@ -92,7 +100,10 @@ impl Writer {
         for fact in facts {
             self.append_fact(fact, now);
         }
-        self.tell_clock_step(now);
+        if retries {
+            self.retried_at = now;
+            self.tell_clock_step(now);
+        }
         busy
     }
 

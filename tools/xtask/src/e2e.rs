@@ -9,6 +9,7 @@ mod killed;
 mod load;
 mod restart;
 mod store;
+mod yardstick;
 
 use crate::product;
 use crate::report::Checks;

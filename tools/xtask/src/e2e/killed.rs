@@ -3,6 +3,7 @@
 //! records; the recordings say where; and nothing in the store is damaged.
 
 use super::coverage::{self, Heard, PACKET_NS};
+use super::yardstick::{Speed, Yardstick};
 use super::{Environment, store};
 use crate::report::{self, Checks, Recording};
 use anyhow::{Context, Result};
@@ -37,6 +38,8 @@ const START_SECONDS: u32 = 3;
 
 /// The promise, as it is configured by default.
 const FLUSH_INTERVAL_NS: u64 = 1_000_000_000;
+/// A disk that takes longer is taken for one that does not answer.
+const MACHINE_MS_MAX: f64 = 2000.0;
 /// What is heard is known to within a packet at either end, and half a one of the phones' wandering.
 const TOLERANCE_NS: u64 = 3 * PACKET_NS / 2;
 
@@ -48,12 +51,14 @@ struct Outage {
     /// When it said that it records; or was killed, before it could.
     ready_at: u64,
     killed_early: bool,
+    /// How much longer than the promise reckons with the machine's disk took about that time.
+    late_ns: u64,
 }
 
 impl Outage {
     /// Where audio may be missing.
     fn covers(&self, time: u64) -> bool {
-        let from = self.killed_at - FLUSH_INTERVAL_NS - TOLERANCE_NS;
+        let from = self.killed_at - FLUSH_INTERVAL_NS - self.late_ns - TOLERANCE_NS;
         (from..self.ready_at + TOLERANCE_NS).contains(&time)
     }
 }
@@ -91,8 +96,9 @@ pub(super) fn run(environment: &Environment<'_>, run: &Path, checks: &mut Checks
     checks.expect(live == CALLS, || format!("{live} live calls of {CALLS}"));
     let short = start(PAIRS, seconds - SETTLED.as_secs() as u32 - SHORT_SECONDS - 4, 1, SHORT_SECONDS)?;
 
+    let yardstick = Yardstick::start(&run.join("yardstick"))?;
     let mut told = Told::default();
-    let mut outages = Vec::new();
+    let mut outages: Vec<Outage> = Vec::new();
     for kill in 0..kills {
         let life = Duration::from_millis(LIFE_MS.start + random.below(LIFE_MS.end - LIFE_MS.start));
         let end = Instant::now() + life;
@@ -107,13 +113,13 @@ pub(super) fn run(environment: &Environment<'_>, run: &Path, checks: &mut Checks
             let started_at = nanos(early.started_at());
             interrupt::sleep(Duration::from_millis(random.below(EARLY_MS)))?;
             let killed_again_at = nanos(early.kill()?);
-            outages.push(Outage { killed_at, started_at, ready_at: killed_again_at, killed_early: true });
+            outages.push(Outage { killed_at, started_at, ready_at: killed_again_at, killed_early: true, late_ns: 0 });
             killed_at = killed_again_at;
         }
         recorder = environment.spawn_recorder(&bed, run)?;
         let started_at = nanos(recorder.started_at());
         recorder.wait_until_ready()?;
-        outages.push(Outage { killed_at, started_at, ready_at: now_ns(), killed_early: false });
+        outages.push(Outage { killed_at, started_at, ready_at: now_ns(), killed_early: false, late_ns: 0 });
         told.check_kept(&recorder, kill, checks)?;
     }
 
@@ -121,6 +127,7 @@ pub(super) fn run(environment: &Environment<'_>, run: &Path, checks: &mut Checks
         pair.wait()?;
     }
     short.wait()?;
+    check_machine(yardstick.finish()?, &mut outages, checks);
     let recordings = report::finished_recordings(&recorder, CALLS, Duration::from_secs(90))?;
     let frames_lacking = reference.finish()?;
     checks.expect(frames_lacking == 0, || format!("the reference capture lacks {frames_lacking} frames"));
@@ -140,6 +147,18 @@ pub(super) fn run(environment: &Environment<'_>, run: &Path, checks: &mut Checks
     print_outages(&outages, &heard);
     recorder.stop()?;
     store::check_undamaged(environment, &run.join("store"), checks)
+}
+
+/// A machine whose disk does not answer shows nothing but that: audio is lost then, and counted.
+fn check_machine(speed: Speed, outages: &mut [Outage], checks: &mut Checks) {
+    for outage in outages {
+        outage.late_ns = speed.late_ns(outage.killed_at, FLUSH_INTERVAL_NS);
+    }
+    let (mean, slowest) = (speed.mean_ns() as f64 / 1e6, speed.slowest_ns() as f64 / 1e6);
+    println!("  the disk beside the recorder: a block durable after {mean:.1} ms, at most {slowest:.0} ms");
+    checks.expect(slowest < MACHINE_MS_MAX, || {
+        format!("the disk took {slowest:.0} ms for a block: too slow for this test")
+    });
 }
 
 /// By the numbers that the plans give.
@@ -236,7 +255,11 @@ fn print_outages(outages: &[Outage], heard: &[Heard]) {
         let (Some(&first), Some(&last)) = (missing().min(), missing().max()) else { continue };
         before.push(milliseconds(first, outage.killed_at));
         let down = milliseconds(outage.killed_at, outage.started_at);
-        print!("    killed: {:.0} ms of audio missing before; started {down:.0} ms later", before[before.len() - 1]);
+        print!("    killed: {:.0} ms of audio missing before", before[before.len() - 1]);
+        if outage.late_ns > 0 {
+            print!(" (the disk was {:.0} ms late)", outage.late_ns as f64 / 1e6);
+        }
+        print!("; started {down:.0} ms later");
         if outage.killed_early {
             println!(", and killed {:.0} ms after that", milliseconds(outage.started_at, outage.ready_at));
             continue;
