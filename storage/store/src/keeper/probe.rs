@@ -126,7 +126,14 @@ impl Keeper {
         };
         let (volume, segment) = self.left_open.swap_remove(at);
         let Ok(logs) = self.logs.volume(volume) else { return };
-        match close_left_open(&logs.segments, segment, 0, &self.shared.options.segments) {
+        let at_least = match self.shared.catalog.segment_end(volume, segment) {
+            Ok(end) => end,
+            Err(error) => {
+                self.left_open.push((volume, segment));
+                return self.on_catalog_error(&error.into());
+            }
+        };
+        match close_left_open(&logs.segments, segment, at_least, &self.shared.options.segments) {
             Ok(_) => self.shared.keeper().segments_closed += 1,
             Err(error) => {
                 tracing::error!(volume = volume.0, segment = segment.0, %error, "a segment could not be closed; it is tried again");

@@ -115,10 +115,16 @@ impl Segments {
         }
     }
 
-    /// Writes facts that belong to no run, durably.
-    pub(super) fn append_facts(&mut self, kind: &Kind, records: &[FactRecord]) -> Result<(), StoreError> {
-        match self.segment(kind)?.writer.append_facts(records) {
-            Ok(()) => self.flush(kind),
+    /// Writes facts that belong to no run, durably. Gives their segment, and up to where it is durable.
+    pub(super) fn append_facts(
+        &mut self,
+        kind: &Kind,
+        records: &[FactRecord],
+    ) -> Result<(SegmentNumber, u64), StoreError> {
+        let writer = &mut self.segment(kind)?.writer;
+        let number = writer.number();
+        match writer.append_facts(records) {
+            Ok(()) => Ok((number, self.flush(kind)?)),
             Err(error) => Err(self.on_error(kind, error)),
         }
     }
@@ -152,14 +158,14 @@ impl Segments {
         error.into()
     }
 
-    /// Makes durable what was written to a segment.
-    fn flush(&mut self, kind: &Kind) -> Result<(), StoreError> {
-        let Some(segment) = self.open.get_mut(kind) else { return Ok(()) };
+    /// Makes durable what was written to a segment, and gives its end.
+    fn flush(&mut self, kind: &Kind) -> Result<u64, StoreError> {
+        let Some(segment) = self.open.get_mut(kind) else { return Ok(0) };
         match segment.writer.flush() {
             Ok(durable) => {
                 segment.durable = durable;
                 self.durable.append(&mut segment.fresh);
-                Ok(())
+                Ok(durable)
             }
             Err(error) => Err(self.on_error(kind, error)),
         }
