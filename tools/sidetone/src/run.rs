@@ -341,7 +341,7 @@ fn storage_troubles(volumes: &[VolumeStatistics]) -> (Option<String>, Vec<String
             VolumeState::Full => "is full",
             VolumeState::Stalled => "does not answer in time",
             VolumeState::Failed => "cannot be written",
-            VolumeState::Missing => "is missing: mount it and restart",
+            VolumeState::Missing => "is missing: mount it",
         };
         Some(format!("{} {what}", name(volume)))
     };

@@ -50,10 +50,10 @@ pub(crate) struct SearchArguments {
     #[arg(long, value_parser = parse_state, value_name = "STATE")]
     state: Option<StateCondition>,
     /// Not shorter than this.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     min_duration_seconds: Option<f64>,
     /// Not longer than this.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     max_duration_seconds: Option<f64>,
     /// Of any stream: PCMA, or PCMA/8000.
     #[arg(long, value_name = "NAME")]
@@ -65,13 +65,13 @@ pub(crate) struct SearchArguments {
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true")]
     hold: Option<bool>,
     /// Packets lost by the network, of the worst stream.
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     min_loss_percent: Option<f64>,
     /// Mean jitter of the worst stream.
-    #[arg(long, value_name = "MILLISECONDS")]
+    #[arg(long, value_name = "MILLISECONDS", allow_negative_numbers = true)]
     min_jitter_ms: Option<f64>,
     /// Time filled by concealment, of the worst track.
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     min_concealed_seconds: Option<f64>,
 }
 

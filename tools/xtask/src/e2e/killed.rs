@@ -15,7 +15,7 @@ use sidetone_testkit::recorder::Recorder;
 use sidetone_testkit::reference::Reference;
 use sidetone_testkit::sipp::{Calls, Plan, Ports};
 use sidetone_testkit::speech::Conversation;
-use sidetone_testkit::time::nanos;
+use sidetone_testkit::time::{nanos, now_ns};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -37,8 +37,6 @@ const START_SECONDS: u32 = 3;
 
 /// The promise, as it is configured by default.
 const FLUSH_INTERVAL_NS: u64 = 1_000_000_000;
-/// From the start of a process until it records again.
-const BACK_NS: u64 = 1_000_000_000;
 /// What is heard is known to within a packet at either end, and half a one of the phones' wandering.
 const TOLERANCE_NS: u64 = 3 * PACKET_NS / 2;
 
@@ -47,13 +45,16 @@ const TOLERANCE_NS: u64 = 3 * PACKET_NS / 2;
 struct Outage {
     killed_at: u64,
     started_at: u64,
+    /// When it said that it records; or was killed, before it could.
+    ready_at: u64,
+    killed_early: bool,
 }
 
 impl Outage {
     /// Where audio may be missing.
     fn covers(&self, time: u64) -> bool {
         let from = self.killed_at - FLUSH_INTERVAL_NS - TOLERANCE_NS;
-        (from..self.started_at + BACK_NS + TOLERANCE_NS).contains(&time)
+        (from..self.ready_at + TOLERANCE_NS).contains(&time)
     }
 }
 
@@ -92,7 +93,6 @@ pub(super) fn run(environment: &Environment<'_>, run: &Path, checks: &mut Checks
 
     let mut told = Told::default();
     let mut outages = Vec::new();
-    let mut ready_after = Duration::ZERO;
     for kill in 0..kills {
         let life = Duration::from_millis(LIFE_MS.start + random.below(LIFE_MS.end - LIFE_MS.start));
         let end = Instant::now() + life;
@@ -106,14 +106,14 @@ pub(super) fn run(environment: &Environment<'_>, run: &Path, checks: &mut Checks
             let early = environment.spawn_recorder(&bed, run)?;
             let started_at = nanos(early.started_at());
             interrupt::sleep(Duration::from_millis(random.below(EARLY_MS)))?;
-            outages.push(Outage { killed_at, started_at });
-            killed_at = nanos(early.kill()?);
+            let killed_again_at = nanos(early.kill()?);
+            outages.push(Outage { killed_at, started_at, ready_at: killed_again_at, killed_early: true });
+            killed_at = killed_again_at;
         }
         recorder = environment.spawn_recorder(&bed, run)?;
-        outages.push(Outage { killed_at, started_at: nanos(recorder.started_at()) });
-        let spawned = Instant::now();
+        let started_at = nanos(recorder.started_at());
         recorder.wait_until_ready()?;
-        ready_after = ready_after.max(spawned.elapsed());
+        outages.push(Outage { killed_at, started_at, ready_at: now_ns(), killed_early: false });
         told.check_kept(&recorder, kill, checks)?;
     }
 
@@ -137,7 +137,7 @@ pub(super) fn run(environment: &Environment<'_>, run: &Path, checks: &mut Checks
         check_gaps(recording, &tracks, &outages, checks);
         heard.extend(tracks);
     }
-    print_outages(&outages, &heard, ready_after);
+    print_outages(&outages, &heard);
     recorder.stop()?;
     store::check_undamaged(environment, &run.join("store"), checks)
 }
@@ -228,38 +228,35 @@ fn check_gaps(recording: &Recording, tracks: &[Heard], outages: &[Outage], check
 }
 
 /// How much was lost before the kills, and how soon recording went on.
-fn print_outages(outages: &[Outage], heard: &[Heard], ready_after: Duration) {
-    let (mut before, mut after) = (Vec::new(), Vec::new());
+fn print_outages(outages: &[Outage], heard: &[Heard]) {
+    let milliseconds = |from: u64, to: u64| (to as f64 - from as f64) / 1e6;
+    let (mut before, mut after, mut ready) = (Vec::new(), Vec::new(), Vec::new());
     for outage in outages {
-        let around = |track: &Heard| {
-            let missing: Vec<u64> = track.missing.iter().copied().filter(|&time| outage.covers(time)).collect();
-            Some((*missing.first()?, *missing.last()?))
-        };
-        let ends: Vec<(u64, u64)> = heard.iter().filter_map(around).collect();
-        if let (Some(first), Some(last)) =
-            (ends.iter().map(|(first, _)| *first).min(), ends.iter().map(|(_, last)| *last).max())
-        {
-            before.push((outage.killed_at as f64 - first as f64) / 1e6);
-            after.push(((last + PACKET_NS) as f64 - outage.started_at as f64) / 1e6);
-            println!(
-                "    killed: {:.0} ms of audio missing before; started {:.0} ms later; audio again {:.0} ms after that",
-                before[before.len() - 1],
-                (outage.started_at - outage.killed_at) as f64 / 1e6,
-                after[after.len() - 1]
-            );
+        let missing = || heard.iter().flat_map(|track| &track.missing).filter(|&&time| outage.covers(time));
+        let (Some(&first), Some(&last)) = (missing().min(), missing().max()) else { continue };
+        before.push(milliseconds(first, outage.killed_at));
+        let down = milliseconds(outage.killed_at, outage.started_at);
+        print!("    killed: {:.0} ms of audio missing before; started {down:.0} ms later", before[before.len() - 1]);
+        if outage.killed_early {
+            println!(", and killed {:.0} ms after that", milliseconds(outage.started_at, outage.ready_at));
+            continue;
         }
+        after.push(milliseconds(outage.started_at, last + PACKET_NS));
+        ready.push(milliseconds(outage.started_at, outage.ready_at));
+        println!("; audio again {:.0} ms after that, ready {:.0} ms", after[after.len() - 1], ready[ready.len() - 1]);
     }
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
-    let most = |values: &[f64]| values.iter().copied().fold(f64::MIN, f64::max);
+    let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
     let missing: usize = heard.iter().map(|track| track.missing.len()).sum();
     let packets: usize = heard.iter().map(|track| track.packets).sum();
     println!(
-        "  of audio heard before a kill at most {:.0} ms missing (mean of the worst tracks {:.0} ms); audio went on at most {:.0} ms after the next start (mean {:.0} ms); ready at most {:.0} ms after; {missing} of {packets} packets missing over {} kills",
+        "  of audio heard before a kill at most {:.0} ms missing (mean of the worst tracks {:.0} ms); audio went on at most {:.0} ms after the next start (mean {:.0} ms), which said so after at most {:.0} ms (mean {:.0} ms); {missing} of {packets} packets missing over {} kills",
         most(&before),
         mean(&before),
         most(&after),
         mean(&after),
-        ready_after.as_secs_f64() * 1e3,
+        most(&ready),
+        mean(&ready),
         outages.len()
     );
 }
