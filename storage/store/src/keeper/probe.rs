@@ -28,7 +28,11 @@ impl Keeper {
             }
             look_at_space(&self.shared, &volume);
             match volume.fault() {
-                VolumeState::Full | VolumeState::Failed | VolumeState::Missing => {
+                state @ (VolumeState::Full | VolumeState::Failed | VolumeState::Missing) => {
+                    if state != VolumeState::Full {
+                        self.segments.let_go(volume.volume.number);
+                        self.shared.files.forget(&volume.volume.directory);
+                    }
                     if let Err(error) = self.try_again(index, &volume) {
                         tracing::debug!(volume = volume.volume.number.0, %error, "a volume still cannot be written");
                     }
