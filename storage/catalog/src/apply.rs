@@ -7,7 +7,7 @@ use crate::database::{Database, Family, View};
 use crate::document::LAYOUT;
 use crate::keys::{
     Counters, META_APPLIED, META_COUNTERS, META_SEQUENCE, Need, Term, chunk_key, chunk_value, clock_key, owed_key,
-    parse_chunk, part_keys, replayed_key, text_key,
+    parse_chunk, part_keys, replayed_key, segment_key, text_key,
 };
 use crate::order::{OrderKey, TimeKey, parse_time};
 use crate::row::{BadRow, Newest, Places, Row, forget_settled, lower, raise, read_places, write_places};
@@ -120,6 +120,7 @@ pub(crate) fn apply(
     for &(volume, position) in applied {
         raise(&mut writing.totals.applied, volume, position);
     }
+    writing.segment_ends(changes)?;
     for (recording, part) in &by_recording {
         writing.recording(*recording, part)?;
     }
@@ -160,6 +161,22 @@ impl Writing<'_> {
         self.database.write(self.batch)?;
         self.new_texts.iter().for_each(|&hash| self.known.insert(hash));
         Ok(self.totals)
+    }
+
+    /// Raises how far segments are known to be durable.
+    fn segment_ends(&mut self, changes: &Changes) -> Result<(), CatalogError> {
+        let mut ends: BTreeMap<[u8; 5], u64> = BTreeMap::new();
+        let of_runs = changes.facts.iter().filter_map(FactChange::segment_end);
+        for (volume, segment, end) in of_runs.chain(changes.segment_ends.iter().copied()) {
+            let known = ends.entry(segment_key(volume, segment)).or_default();
+            *known = end.max(*known);
+        }
+        for (key, end) in ends {
+            if end > segment_end(&self.view, &key)? {
+                self.batch.put_cf(self.database.family(Family::SegmentEnds), key, end.to_le_bytes());
+            }
+        }
+        Ok(())
     }
 
     fn recording(&mut self, id: RecordingId, part: &Part<'_>) -> Result<(), CatalogError> {
@@ -419,6 +436,13 @@ fn add_chunk(
     need.first_tick = if need.chunk_count == 0 { first_tick } else { need.first_tick.min(first_tick) };
     need.chunk_count += 1;
     need.chunk_bytes += u64::from(length);
+}
+
+/// Up to which offset a segment is known to be durable.
+pub(crate) fn segment_end(view: &View<'_>, key: &[u8]) -> Result<u64, CatalogError> {
+    let Some(value) = view.get(Family::SegmentEnds, key)? else { return Ok(0) };
+    let bytes = <[u8; 8]>::try_from(&value[..]).ok().ok_or_else(|| view.database.damaged("a segment's end"))?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// What the catalog holds of a recording.

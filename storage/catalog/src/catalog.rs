@@ -2,7 +2,7 @@
 
 use crate::{CatalogError, Changes, Filter, Query, RecordingPage};
 use serde::{Deserialize, Serialize};
-use sidetone_log::{FactRecord, FactSequence, Located, LogPosition, Run, VolumeNumber};
+use sidetone_log::{FactRecord, FactSequence, Located, LogPosition, Run, SegmentNumber, VolumeNumber};
 use sidetone_model::{Annotations, Recording, RecordingId, RecordingState, Tick, TrackId};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -64,6 +64,9 @@ pub trait Catalog: Send + Sync {
 
     /// All runs of a recording, in the order of (first grid step, volume, segment, offset).
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError>;
+
+    /// Up to which offset a segment is known to be durable; 0 when nothing is known.
+    fn segment_end(&self, volume: VolumeNumber, segment: SegmentNumber) -> Result<u64, CatalogError>;
 
     /// Every recording that needs a journal: for audio that is in no run, or for its newest facts. In the order of their
     /// identifiers; the nil identifier stands for the facts that are about no recording.

@@ -1,6 +1,8 @@
 //! What is to be brought into the catalog at once.
 
-use sidetone_log::{ChunkHeader, FactRecord, Flushed, Located, LogPosition, Through, VolumeNumber};
+use sidetone_log::{
+    ChunkHeader, Fact, FactRecord, Flushed, Located, LogPosition, SegmentNumber, Through, VolumeNumber,
+};
 use sidetone_model::{RecordingId, Tick, TrackId};
 
 /// Chunks and facts, in any order.
@@ -11,6 +13,7 @@ pub struct Changes {
     pub(crate) settled: Vec<(RecordingId, Through)>,
     pub(crate) owed: Vec<(VolumeNumber, RecordingId)>,
     pub(crate) paid: Vec<(VolumeNumber, RecordingId)>,
+    pub(crate) segment_ends: Vec<(VolumeNumber, SegmentNumber, u64)>,
 }
 
 /// A chunk of a journal.
@@ -29,6 +32,16 @@ pub(crate) struct ChunkChange {
 pub(crate) struct FactChange {
     pub(crate) record: FactRecord,
     pub(crate) places: Vec<(VolumeNumber, LogPosition)>,
+}
+
+impl FactChange {
+    /// What the announcement of a run says of its segment.
+    pub(crate) fn segment_end(&self) -> Option<(VolumeNumber, SegmentNumber, u64)> {
+        match &self.record.fact {
+            Fact::Sealed { run, .. } => Some((run.volume, run.segment, run.offset.saturating_add(run.length))),
+            _ => None,
+        }
+    }
 }
 
 impl Changes {
@@ -68,6 +81,11 @@ impl Changes {
         self.paid.push((volume, recording));
     }
 
+    /// A segment is durable up to an offset. That of a run's end need not be told.
+    pub fn segment_durable(&mut self, volume: VolumeNumber, segment: SegmentNumber, end: u64) {
+        self.segment_ends.push((volume, segment, end));
+    }
+
     /// Corrects the places of what a flush of this volume's journal has moved.
     pub fn relocate(&mut self, volume: VolumeNumber, flushed: &Flushed) {
         if flushed.moves.is_empty() {
@@ -89,7 +107,8 @@ impl Changes {
 
     /// Number of all that it holds.
     pub fn len(&self) -> usize {
-        self.chunks.len() + self.facts.len() + self.settled.len() + self.owed.len() + self.paid.len()
+        let Self { chunks, facts, settled, owed, paid, segment_ends } = self;
+        chunks.len() + facts.len() + settled.len() + owed.len() + paid.len() + segment_ends.len()
     }
 
     pub fn clear(&mut self) {
@@ -98,5 +117,6 @@ impl Changes {
         self.settled.clear();
         self.owed.clear();
         self.paid.clear();
+        self.segment_ends.clear();
     }
 }

@@ -27,10 +27,11 @@ pub(crate) enum Family {
     Needs,
     Others,
     Owed,
+    SegmentEnds,
 }
 
 impl Family {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Meta,
         Self::Ids,
         Self::Documents,
@@ -43,6 +44,7 @@ impl Family {
         Self::Needs,
         Self::Others,
         Self::Owed,
+        Self::SegmentEnds,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -59,6 +61,7 @@ impl Family {
             Self::Needs => "needs",
             Self::Others => "others",
             Self::Owed => "owed",
+            Self::SegmentEnds => "segment_ends",
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::document::{parse_state, state_code};
 use crate::order::TimeKey;
 use crate::row::{Places, Row, lower, read_places, write_places};
 use crate::{ChunkLocation, Pending, TextField};
-use sidetone_log::{FactSequence, Located, LogPosition, VolumeNumber};
+use sidetone_log::{FactSequence, Located, LogPosition, SegmentNumber, VolumeNumber};
 use sidetone_model::{RecordingId, RecordingState, Tick, TrackId};
 
 /// Version of keys and values; a catalog of a later one is refused, one of an earlier one is brought up.
@@ -227,6 +227,12 @@ pub(crate) fn parse_chunk(key: &[u8], value: &[u8]) -> Option<ChunkLocation> {
         packets: u16::from_le_bytes([value[6], value[7]]),
         located: Located { position, length: u32::from_le_bytes([value[0], value[1], value[2], value[3]]) },
     })
+}
+
+/// Volume and number.
+pub(crate) fn segment_key(volume: VolumeNumber, segment: SegmentNumber) -> [u8; 5] {
+    let [a, b, c, d] = segment.0.to_be_bytes();
+    [volume.0, a, b, c, d]
 }
 
 /// Volume and recording.

@@ -8,7 +8,7 @@ use crate::{
     HeldFact, PAGE_LIMIT_MAX, Pending, Query, RecordingPage,
 };
 use sidetone_log::merkle::recording_root;
-use sidetone_log::{Fact, FactRecord, FactSequence, LogPosition, Run, VolumeNumber};
+use sidetone_log::{Fact, FactRecord, FactSequence, LogPosition, Run, SegmentNumber, VolumeNumber};
 use sidetone_model::{Annotations, Proof, Recording, RecordingId, RecordingState, Tick, TrackId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -110,6 +110,7 @@ struct State {
     /// The nil identifier holds the facts that are about no recording.
     entries: BTreeMap<RecordingId, Entry>,
     owed: BTreeSet<(VolumeNumber, RecordingId)>,
+    segment_ends: BTreeMap<(VolumeNumber, SegmentNumber), u64>,
 }
 
 #[derive(Clone, Default)]
@@ -128,6 +129,11 @@ impl State {
     fn apply(&mut self, changes: &Changes, applied: &[(VolumeNumber, LogPosition)]) {
         for chunk in &changes.chunks {
             self.entries.entry(chunk.recording).or_default().chunk(chunk);
+        }
+        let of_runs = changes.facts.iter().filter_map(FactChange::segment_end);
+        for (volume, segment, end) in of_runs.chain(changes.segment_ends.iter().copied()) {
+            let known = self.segment_ends.entry((volume, segment)).or_default();
+            *known = end.max(*known);
         }
         for FactChange { record, places } in &changes.facts {
             self.sequence = self.sequence.max(record.sequence);
@@ -350,6 +356,10 @@ impl Catalog for MemoryCatalog {
 
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError> {
         Ok(self.lock().shown.entries.get(&recording).map(Entry::runs).unwrap_or_default())
+    }
+
+    fn segment_end(&self, volume: VolumeNumber, segment: SegmentNumber) -> Result<u64, CatalogError> {
+        Ok(self.lock().shown.segment_ends.get(&(volume, segment)).copied().unwrap_or_default())
     }
 
     fn pending(&self) -> Result<Vec<Pending>, CatalogError> {

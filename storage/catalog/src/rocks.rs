@@ -1,8 +1,8 @@
 //! The catalog on RocksDB.
 
-use crate::apply::{KnownTexts, NO_RECORDING, Totals, apply, load, other_facts};
+use crate::apply::{KnownTexts, NO_RECORDING, Totals, apply, load, other_facts, segment_end};
 use crate::database::{CatalogOptions, Database, Family, Mode, View};
-use crate::keys::{CHUNK_TRACK_BYTES, Need, chunk_key, parse_chunk, replayed_key};
+use crate::keys::{CHUNK_TRACK_BYTES, Need, chunk_key, parse_chunk, replayed_key, segment_key};
 use crate::plan::Limits;
 use crate::row::{Newest, Places, Row};
 use crate::search::{self, proof};
@@ -10,7 +10,9 @@ use crate::{
     BackupProgress, Catalog, CatalogError, CatalogStatistics, Changes, ChunkLocation, Count, Filter, HeldFact, Pending,
     Query, RecordingPage, backup,
 };
-use sidetone_log::{Fact, FactRecord, FactSequence, LogPosition, Run, TICKS_PER_CHUNK_MAX, VolumeNumber};
+use sidetone_log::{
+    Fact, FactRecord, FactSequence, LogPosition, Run, SegmentNumber, TICKS_PER_CHUNK_MAX, VolumeNumber,
+};
 use sidetone_model::{Annotations, Recording, RecordingId, RecordingState, Tick, TrackId};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -324,6 +326,11 @@ impl Catalog for RocksCatalog {
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError> {
         let database = self.database()?;
         Ok(load(&database.get().view(), recording)?.map(|row| row.runs_in_order()).unwrap_or_default())
+    }
+
+    fn segment_end(&self, volume: VolumeNumber, segment: SegmentNumber) -> Result<u64, CatalogError> {
+        let database = self.database()?;
+        segment_end(&database.get().view(), &segment_key(volume, segment))
     }
 
     fn pending(&self) -> Result<Vec<Pending>, CatalogError> {

@@ -16,12 +16,20 @@ use uuid::Uuid;
 pub(crate) const RECORDS_AT_ONCE: usize = 4096;
 const BYTES_AT_ONCE: u64 = 16 << 20;
 
+/// Bytes of a journal that were durable and cannot be read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Damage {
+    pub(crate) volume: VolumeNumber,
+    pub(crate) file: u32,
+    pub(crate) error: String,
+}
+
 /// What catching up met.
 #[derive(Default)]
 pub(crate) struct CaughtUp {
     pub(crate) records: u64,
-    /// Damaged places, by volume.
-    pub(crate) damaged: Vec<(VolumeNumber, String)>,
+    /// Damaged places, by volume and journal file.
+    pub(crate) damaged: Vec<Damage>,
     /// Volumes whose journal could not be read; the catalog is as far there as before, or a little further.
     pub(crate) unreadable: Vec<(VolumeNumber, StoreError)>,
 }
@@ -203,7 +211,11 @@ fn pass(
             Err(LogError::BeyondEnd { .. }) => return Err(ahead()),
             Err(error) if error.is_damage() => {
                 tracing::error!(volume = volume.0, %error, "the catalog is made without it");
-                caught_up.damaged.push((volume, error.to_string()));
+                let file = match error {
+                    LogError::Damaged { file, .. } | LogError::MissingFile { file } => file,
+                    _ => from.file,
+                };
+                caught_up.damaged.push(Damage { volume, file, error: error.to_string() });
                 continue;
             }
             Err(error) => return Err(error.into()),

@@ -116,22 +116,29 @@ impl VolumeLogs {
     /// that is durable.
     ///
     /// The last flush of such a segment may be torn. It is left out as a whole, as it is cut off when the segment is
-    /// closed ([`sidetone_log::close_left_open`]).
-    pub(crate) fn contents(&self, io: &dyn Io, segment: SegmentNumber) -> Result<SegmentContents, StoreError> {
+    /// closed ([`sidetone_log::close_left_open`]); but for what lies before `at_least`, which is known to have been durable.
+    pub(crate) fn contents(
+        &self,
+        io: &dyn Io,
+        segment: SegmentNumber,
+        at_least: u64,
+    ) -> Result<SegmentContents, StoreError> {
         let path = self.segments.path(segment);
         if self.is_closed(io, segment)? {
-            let contents = self.segments.contents(segment, 0)?;
+            let contents = self.segments.contents(segment, at_least)?;
             if contents.closed {
                 return Ok(contents);
             }
         }
         io.sync_file(&path).map_err(|source| LogError::Io { operation: "sync", path: path.clone(), source })?;
-        let mut contents = self.segments.contents(segment, 0)?;
+        let mut contents = self.segments.contents(segment, at_least)?;
         if !contents.closed && !contents.end.is_multiple_of(ALIGNMENT_BYTES as u64) {
             let file =
                 io.open(&path).map_err(|source| LogError::Io { operation: "open", path: path.clone(), source })?;
             let flush = last_flush(&*file, contents.end, contents.header.as_ref());
-            contents.end = flush.map_err(|source| LogError::Io { operation: "read", path, source })?;
+            let flush = flush.map_err(|source| LogError::Io { operation: "read", path, source })?;
+            let whole = contents.end.next_multiple_of(ALIGNMENT_BYTES as u64);
+            contents.end = if flush >= at_least { flush } else { whole };
             contents.entries.retain(|entry: &SegmentEntry| entry.bytes().end <= contents.end);
         }
         Ok(contents)

@@ -1,6 +1,6 @@
 //! Opening a store for writing.
 
-use crate::catch_up::{catch_up, owe_missed, read_forgotten, to_the_end};
+use crate::catch_up::{Damage, catch_up, owe_missed, read_forgotten, to_the_end};
 use crate::description::{Description, STORE_FILE, is_unused, make_directory};
 use crate::handle::StoreHandle;
 use crate::keeper::{Keeper, look_at_space};
@@ -83,8 +83,10 @@ impl Store {
             look_at_space(&shared, volume);
             lanes.push(Lane::new(Arc::clone(volume), open_lane(&shared, volume)?));
         }
-        read_on(&shared, &logs, &mut lanes)?;
-        assemble(&shared, &logs, lanes)
+        let damaged = read_on(&shared, &logs, &mut lanes)?;
+        let mut store = assemble(&shared, &logs, lanes)?;
+        store.keeper.found_damaged(damaged);
+        Ok(store)
     }
 
     pub fn split(self) -> (StoreWriter, Keeper, Arc<StoreReader>, StoreHandle) {
@@ -166,8 +168,8 @@ fn open_lane(shared: &Shared, volume: &SharedVolume) -> Result<Option<sidetone_l
 }
 
 /// Brings the catalog up to date with all volumes that can be read, those too that cannot be written. One that cannot be read is
-/// not written to either: the catalog could not follow.
-fn read_on(shared: &Shared, logs: &Logs, lanes: &mut [Lane]) -> Result<(), StoreError> {
+/// not written to either: the catalog could not follow. Gives the damage that was met.
+fn read_on(shared: &Shared, logs: &Logs, lanes: &mut [Lane]) -> Result<Vec<Damage>, StoreError> {
     let catalog = &*shared.catalog;
     let mut ends = Vec::new();
     for lane in lanes.iter_mut().filter(|lane| lane.shared.fault() != VolumeState::Missing) {
@@ -192,7 +194,7 @@ fn read_on(shared: &Shared, logs: &Logs, lanes: &mut [Lane]) -> Result<(), Store
         let lane = lanes.iter_mut().find(|lane| lane.shared.volume.number == volume);
         cannot_read(shared, lane.expect("a volume has a lane"), error)?;
     }
-    Ok(())
+    Ok(caught_up.damaged)
 }
 
 /// The store opens without what a volume holds; the keeper goes on trying.

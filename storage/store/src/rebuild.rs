@@ -152,7 +152,7 @@ fn read_segment(
     changes: &mut Changes,
     done: &mut RebuildProgress,
 ) -> Result<(), StoreError> {
-    let contents = logs.contents(io, segment)?;
+    let contents = logs.contents(io, segment, catalog.segment_end(logs.volume.number, segment)?)?;
     done.damaged_places += contents.damaged.len() as u64;
     for entry in contents.entries {
         let facts = match &entry {

@@ -44,11 +44,19 @@ pub(crate) fn unannounced_runs(shared: &Shared, logs: &VolumeLogs) -> Result<Orp
         if logs.is_closed(&*shared.io, segment)? {
             continue;
         }
-        let contents = match logs.contents(&*shared.io, segment) {
-            Ok(contents) => contents,
-            Err(StoreError::Log(LogError::Retired { .. })) => continue,
-            Err(error) => return Err(error),
-        };
+        let contents =
+            match logs.contents(&*shared.io, segment, shared.catalog.segment_end(logs.volume.number, segment)?) {
+                Ok(contents) => contents,
+                Err(StoreError::Log(LogError::Retired { .. })) => continue,
+                Err(error) => return Err(error),
+            };
+        for damaged in &contents.damaged {
+            tracing::error!(
+                path = %logs.segments.path(segment).display(), from = damaged.start, to = damaged.end,
+                "a segment is damaged where it was durable"
+            );
+        }
+        shared.keeper().damaged_places += contents.damaged.len() as u64;
         orphans.left_open.push(segment);
         for entry in contents.entries {
             let SegmentEntry::Run(SealedRun { recording, run, through }) = entry else { continue };

@@ -220,18 +220,20 @@ impl Check<'_> {
         let logs = reader.logs().volume(volume)?;
         let applied = self.applied.get(&volume).copied().unwrap_or_default();
         let mut damages = Vec::new();
+        let known_end = match file {
+            LogFileName::Journal(number) if number == applied.file => applied.offset,
+            LogFileName::Journal(_) => 0,
+            LogFileName::Segment(number) => self.catalog().segment_end(volume, number)?,
+        };
         let verified = {
             let mut watch = |finding: Finding| self.watch(finding, &mut damages);
             match file {
-                LogFileName::Journal(number) => {
-                    let at_least = if number == applied.file { applied.offset } else { 0 };
-                    logs.journal.verify_file(number, at_least, &mut watch)
-                }
+                LogFileName::Journal(number) => logs.journal.verify_file(number, known_end, &mut watch),
                 LogFileName::Segment(number) => {
                     let newest = logs.segments.segments()?.last().map_or(0, |last| last.0);
                     let may_be_open = number.0 + MAY_BE_OPEN > newest;
                     let closed = logs.is_closed(reader.io(), number)? || !may_be_open;
-                    logs.segments.verify_file(number, 0, closed, &mut watch)
+                    logs.segments.verify_file(number, known_end, closed, &mut watch)
                 }
             }
         };
@@ -404,7 +406,8 @@ impl Check<'_> {
     /// The facts of a segment are in the catalog, and so are its runs.
     fn compare_segment(&mut self, logs: &VolumeLogs, segment: SegmentNumber) -> Result<(), StoreError> {
         // What cannot be read was told by the check of the file.
-        let Ok(contents) = logs.segments.contents(segment, 0) else { return Ok(()) };
+        let at_least = self.catalog().segment_end(logs.volume.number, segment)?;
+        let Ok(contents) = logs.segments.contents(segment, at_least) else { return Ok(()) };
         let (volume, file) = (logs.volume.number, LogFileName::Segment(segment));
         for entry in contents.entries {
             let bytes = entry.bytes();

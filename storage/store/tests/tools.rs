@@ -5,8 +5,9 @@ mod support;
 use sidetone_catalog::{RocksCatalog, dump};
 use sidetone_model::{Hold, RecordingState, Retention, Tick, TrackId};
 use sidetone_store::{
-    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, SealingOptions, StoreError, StoreOptions,
-    StoreReader, VerifyOptions, VerifyReport, VolumeNumber, VolumeState, backup, rebuild, restore, verify,
+    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, SealingOptions, StoreError, StoreEvent,
+    StoreOptions, StoreReader, VerifyOptions, VerifyReport, VolumeNumber, VolumeState, backup, rebuild, restore,
+    verify,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -165,6 +166,71 @@ fn verifying_beside_a_writer_says_what_it_leaves_out_and_keeps_to_a_rate() {
     assert!(store.reader.verify(&VerifyOptions::default(), &mut |_| ControlFlow::Continue(())).unwrap().is_clean());
     let stopped = store.reader.verify(&VerifyOptions::default(), &mut |_| ControlFlow::Break(())).unwrap();
     assert!(stopped.stopped && stopped.files < report.files, "{stopped:?}");
+}
+
+#[test]
+fn a_segment_that_a_kill_left_open_loses_nothing_that_was_durable_to_a_flipped_bit() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..11, 11);
+    store.settle();
+    let runs: Vec<_> = (1..11).map(|number| store.reader.runs(id(number)).unwrap().remove(0)).collect();
+    let last = runs.iter().max_by_key(|run| run.offset).unwrap().clone();
+    // As a kill leaves it: no footer.
+    let Opened { writer, keeper, reader, handle } = store;
+    drop((writer, keeper, reader, handle));
+    damage(&home.join(LogFileName::Segment(last.segment).to_string()), last.offset + last.length / 2);
+
+    let mut store = open_with(&home, &options());
+    store.settle();
+    let statistics = store.reader.statistics().unwrap().keeper.unwrap();
+    assert!(statistics.damaged_places > 0, "{statistics:?}");
+    let mut chunks = 0;
+    for number in 1..11 {
+        assert_eq!(store.reader.runs(id(number)).unwrap(), [runs[number as usize - 1].clone()]);
+        let found = store.reader.chunks(id(number), TrackId(0), Tick(0)..Tick(u64::MAX)).unwrap();
+        chunks += found.filter(Result::is_ok).count();
+    }
+    assert_eq!(chunks, 99, "one chunk is hit");
+    store.close();
+    let report = check(&home);
+    assert!(report.bad.iter().any(|bad| bad.from_time.is_some()), "{report:?}");
+    // And again from the files alone.
+    rebuild(&home, &mut |_| {}).unwrap();
+    let store = open_with(&home, &options());
+    assert_eq!(store.reader.search(&Query { limit: 100, ..Query::default() }).unwrap().recordings.len(), 10);
+    store.close();
+}
+
+#[test]
+fn a_recording_whose_audio_may_have_lain_where_a_journal_is_damaged_is_incomplete() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let waiting = SealingOptions { interval: Duration::from_secs(3600), ..options().sealing };
+    let options = StoreOptions { sealing: waiting, ..options() };
+    let mut store = open_with(&home, &options);
+    store.keeper.step();
+    fill(&mut store, 1..4, 4);
+    let location = store.reader.chunk_locations(id(2), TrackId(0), Tick(200)..Tick(201)).unwrap().remove(0);
+    let ChunkPlace::Journal { located, .. } = location.place else { panic!("nothing is sealed yet") };
+    let journal = LogFileName::Journal(located.position.file).to_string();
+    let Opened { writer, keeper, reader, handle } = store;
+    drop((writer, keeper, reader, handle));
+    // The catalog is lost, and a chunk in the journal is damaged.
+    std::fs::remove_dir_all(home.join("catalog")).unwrap();
+    damage(&home.join(journal), located.position.offset + 2000);
+
+    let mut store = open_with(&home, &options);
+    let (events, heard) = std::sync::mpsc::channel();
+    store.keeper.on_event(move |event| events.send(event).unwrap());
+    store.flush();
+    store.flush();
+    store.flush();
+    let shown = store.reader.recording(id(2)).unwrap().unwrap();
+    assert_eq!((shown.state, shown.gaps[0].reason.as_str()), (RecordingState::Incomplete, "damaged in the store"));
+    assert!(heard.try_iter().any(|event| matches!(event, StoreEvent::JournalDamaged { .. })));
+    store.close();
 }
 
 #[test]

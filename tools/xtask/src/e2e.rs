@@ -63,6 +63,7 @@ pub(crate) struct Environment<'a> {
 
 /// What of the scenarios may be chosen.
 #[derive(Args)]
+#[group(id = "scenarios")]
 pub(crate) struct Options {
     /// Of the stage e2e run this scenario alone; may be given several times
     #[arg(long, value_name = "SCENARIO")]

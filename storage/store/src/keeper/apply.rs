@@ -153,9 +153,7 @@ impl Keeper {
         notes.into_iter().for_each(|note| self.note(note));
         let caught_up = caught_up?;
         caught_up.count(&mut self.shared.keeper());
-        for (volume, error) in caught_up.damaged {
-            (self.sink)(StoreEvent::JournalDamaged { volume, error });
-        }
+        self.damaged.extend(caught_up.damaged);
         for (volume, error) in &caught_up.unreadable {
             tracing::error!(volume = volume.0, %error, "the catalog cannot follow a volume's journal now");
         }

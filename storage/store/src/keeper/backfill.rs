@@ -91,14 +91,17 @@ impl Keeper {
             records.extend(held.into_iter().map(|held| for_segment(held.record)));
             records.extend(self.roots(recording, volume)?);
         }
+        let mut paying = Changes::default();
         for (kind, records) in groups {
-            if let Err(error) = self.segments.append_facts(&kind, &records) {
-                tracing::warn!(volume = volume.0, %error, "a volume has not got the facts that it missed yet");
-                return Ok(false);
+            match self.segments.append_facts(&kind, &records) {
+                Ok((segment, end)) => paying.segment_durable(volume, segment, end),
+                Err(error) => {
+                    tracing::warn!(volume = volume.0, %error, "a volume has not got the facts that it missed yet");
+                    return Ok(false);
+                }
             }
             self.shared.keeper().facts_copied += records.len() as u64;
         }
-        let mut paying = Changes::default();
         owed.iter().for_each(|&recording| paying.pay(volume, recording));
         self.shared.catalog.apply(&paying, &[])?;
         Ok(owed.len() == RECORDINGS_AT_ONCE)

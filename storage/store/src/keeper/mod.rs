@@ -15,12 +15,14 @@
 
 mod apply;
 mod backfill;
+mod damage;
 mod probe;
 mod retire;
 mod seal;
 mod segments;
 
 use crate::batch::Batch;
+use crate::catch_up::Damage;
 use crate::handle::{Receipt, StoreHandle, Submission, Submitted};
 use crate::logs::Logs;
 use crate::shared::Shared;
@@ -93,6 +95,8 @@ pub struct Keeper {
     sealing: BTreeSet<(RecordingId, VolumeNumber)>,
     /// Recordings that could not be sealed: when to try again, and how often it was tried.
     put_off: BTreeMap<RecordingId, (CaptureTime, u32)>,
+    /// Damage of journals that was found and not dealt with yet.
+    damaged: Vec<Damage>,
     /// Facts that were written again lately.
     renewed: BTreeMap<(RecordingId, FactSequence), CaptureTime>,
     /// Segments that an earlier process has left without a footer; all that is in them is announced.
@@ -138,6 +142,7 @@ impl Keeper {
             announcements: VecDeque::new(),
             sealing: BTreeSet::new(),
             put_off: BTreeMap::new(),
+            damaged: Vec::new(),
             renewed: BTreeMap::new(),
             sizes: BTreeMap::new(),
             has_journal: Vec::new(),
@@ -255,11 +260,17 @@ impl Keeper {
     /// Seals, closes and retires. True when there is more to do at once.
     fn keep(&mut self, now: CaptureTime) -> Result<bool, StoreError> {
         let pending = self.shared.catalog.pending()?;
+        self.own_up(&pending)?;
         let mut more = self.seal(&pending, now)?;
         more |= self.retire(&pending, now)?;
         more |= self.fill_in(now)?;
         self.close_segments(false);
         Ok(more)
+    }
+
+    /// Damage that opening the store has found.
+    pub(crate) fn found_damaged(&mut self, damaged: Vec<Damage>) {
+        self.damaged.extend(damaged);
     }
 
     /// Something has to get into the log; it is tried until it is there.

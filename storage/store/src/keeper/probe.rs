@@ -28,7 +28,11 @@ impl Keeper {
             }
             look_at_space(&self.shared, &volume);
             match volume.fault() {
-                VolumeState::Full | VolumeState::Failed | VolumeState::Missing => {
+                state @ (VolumeState::Full | VolumeState::Failed | VolumeState::Missing) => {
+                    if state != VolumeState::Full {
+                        self.segments.let_go(volume.volume.number);
+                        self.shared.files.forget(&volume.volume.directory);
+                    }
                     if let Err(error) = self.try_again(index, &volume) {
                         tracing::debug!(volume = volume.volume.number.0, %error, "a volume still cannot be written");
                     }
@@ -126,7 +130,14 @@ impl Keeper {
         };
         let (volume, segment) = self.left_open.swap_remove(at);
         let Ok(logs) = self.logs.volume(volume) else { return };
-        match close_left_open(&logs.segments, segment, 0, &self.shared.options.segments) {
+        let at_least = match self.shared.catalog.segment_end(volume, segment) {
+            Ok(end) => end,
+            Err(error) => {
+                self.left_open.push((volume, segment));
+                return self.on_catalog_error(&error.into());
+            }
+        };
+        match close_left_open(&logs.segments, segment, at_least, &self.shared.options.segments) {
             Ok(_) => self.shared.keeper().segments_closed += 1,
             Err(error) => {
                 tracing::error!(volume = volume.0, segment = segment.0, %error, "a segment could not be closed; it is tried again");

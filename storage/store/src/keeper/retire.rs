@@ -142,7 +142,8 @@ impl Keeper {
         let mut changes = Changes::default();
         let records: Vec<FactRecord> = group.iter().flat_map(|(_, records)| records.iter().cloned()).collect();
         if !self.shared.is_sabotaged(Sabotage::SettleWithoutCopy) {
-            self.segments.append_facts(kind, &records)?;
+            let (segment, end) = self.segments.append_facts(kind, &records)?;
+            changes.segment_durable(kind.0, segment, end);
         }
         self.shared.keeper().facts_copied += records.len() as u64;
         for (recording, _) in group {

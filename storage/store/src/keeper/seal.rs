@@ -4,7 +4,7 @@
 //! a position, and the facts that hold for it; the announcement says so, and with it the journal is not needed for that any more.
 
 use super::segments::{Kind, NewRun, kind_of};
-use super::{Keeper, StoreEvent};
+use super::{Keeper, StoreEvent, damage};
 use crate::StoreError;
 use crate::shared::{is_fault, is_of_the_device};
 use sidetone_catalog::{ChunkLocation, HeldFact, Pending};
@@ -296,7 +296,7 @@ fn gaps(chunks: &[ChunkLocation]) -> Vec<Gap> {
     let gap = |(from, to): (u64, u64)| Gap {
         from: Tick(from).start(),
         to: Some(Tick(to).start()),
-        reason: "damaged in the store".to_owned(),
+        reason: damage::REASON.to_owned(),
     };
     merged.into_iter().map(gap).collect()
 }

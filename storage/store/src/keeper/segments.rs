@@ -30,6 +30,8 @@ pub(super) struct Segments {
     closing: Vec<OpenSegment>,
     /// Given up: where they are to be cut.
     given_up: Vec<(VolumeNumber, SegmentNumber, u64)>,
+    /// Cut, and without a footer.
+    cut: Vec<(VolumeNumber, SegmentNumber)>,
     /// The number that a volume's next segment gets.
     next: BTreeMap<VolumeNumber, SegmentNumber>,
     /// Runs that are durable and not announced yet, and runs that a failed segment has lost.
@@ -78,6 +80,7 @@ impl Segments {
             open: BTreeMap::new(),
             closing: Vec::new(),
             given_up: Vec::new(),
+            cut: Vec::new(),
             next: BTreeMap::new(),
             durable: Vec::new(),
             lost: Vec::new(),
@@ -115,10 +118,16 @@ impl Segments {
         }
     }
 
-    /// Writes facts that belong to no run, durably.
-    pub(super) fn append_facts(&mut self, kind: &Kind, records: &[FactRecord]) -> Result<(), StoreError> {
-        match self.segment(kind)?.writer.append_facts(records) {
-            Ok(()) => self.flush(kind),
+    /// Writes facts that belong to no run, durably. Gives their segment, and up to where it is durable.
+    pub(super) fn append_facts(
+        &mut self,
+        kind: &Kind,
+        records: &[FactRecord],
+    ) -> Result<(SegmentNumber, u64), StoreError> {
+        let writer = &mut self.segment(kind)?.writer;
+        let number = writer.number();
+        match writer.append_facts(records) {
+            Ok(()) => Ok((number, self.flush(kind)?)),
             Err(error) => Err(self.on_error(kind, error)),
         }
     }
@@ -152,14 +161,14 @@ impl Segments {
         error.into()
     }
 
-    /// Makes durable what was written to a segment.
-    fn flush(&mut self, kind: &Kind) -> Result<(), StoreError> {
-        let Some(segment) = self.open.get_mut(kind) else { return Ok(()) };
+    /// Makes durable what was written to a segment, and gives its end.
+    fn flush(&mut self, kind: &Kind) -> Result<u64, StoreError> {
+        let Some(segment) = self.open.get_mut(kind) else { return Ok(0) };
         match segment.writer.flush() {
             Ok(durable) => {
                 segment.durable = durable;
                 self.durable.append(&mut segment.fresh);
-                Ok(())
+                Ok(durable)
             }
             Err(error) => Err(self.on_error(kind, error)),
         }
@@ -246,7 +255,7 @@ impl Segments {
     }
 
     /// A segment has failed. What was not flushed is to be written again elsewhere.
-    fn give_up(&mut self, mut segment: OpenSegment, error: &LogError) {
+    fn give_up(&mut self, segment: OpenSegment, error: &LogError) {
         let number = segment.writer.number();
         tracing::error!(volume = segment.volume.0, segment = number.0, good_until = segment.durable, %error,
             "a segment has failed; its audio stays in the journal");
@@ -255,7 +264,21 @@ impl Segments {
             volume.count_fault(error);
         }
         self.shared.keeper().seal_failures += 1;
-        self.given_up.push((segment.volume, number, segment.durable));
+        self.abandon(segment);
+    }
+
+    /// A volume has failed: nothing on it stays open, so that it can be unmounted.
+    pub(super) fn let_go(&mut self, volume: VolumeNumber) {
+        let kinds: Vec<Kind> = self.open.keys().filter(|kind| kind.0 == volume).cloned().collect();
+        let open: Vec<OpenSegment> = kinds.iter().filter_map(|kind| self.open.remove(kind)).collect();
+        let (closing, others) =
+            std::mem::take(&mut self.closing).into_iter().partition(|segment| segment.volume == volume);
+        self.closing = others;
+        open.into_iter().chain::<Vec<OpenSegment>>(closing).for_each(|segment| self.abandon(segment));
+    }
+
+    fn abandon(&mut self, mut segment: OpenSegment) {
+        self.given_up.push((segment.volume, segment.writer.number(), segment.durable));
         self.lost.append(&mut segment.fresh);
         segment.writer.abandon();
     }
@@ -263,6 +286,7 @@ impl Segments {
     /// Whether segments of a volume can be written. Cuts those that failed, first.
     pub(super) fn is_usable(&mut self, volume: VolumeNumber, reader: &SegmentReader) -> bool {
         let io = &*self.shared.io;
+        let is_cut = &mut self.cut;
         self.given_up.retain(|&(of, number, durable)| {
             if of != volume {
                 return true;
@@ -275,7 +299,10 @@ impl Segments {
                     tracing::warn!(path = %path.display(), %error, "a segment that failed cannot be cut yet");
                     true
                 }
-                _ => false,
+                _ => {
+                    is_cut.push((of, number));
+                    false
+                }
             }
         });
         self.next.contains_key(&volume) && !self.given_up.iter().any(|(of, ..)| *of == volume)
@@ -291,7 +318,7 @@ impl Segments {
     }
 
     /// Gives their footers to segments that are full, or to all, where everything is announced. Tells those for which it
-    /// failed: all that they hold is durable and announced, only their index is missing.
+    /// failed, and those that were cut: all that they hold is durable, only their index is missing.
     pub(super) fn close(&mut self, all: bool) -> Vec<(VolumeNumber, SegmentNumber)> {
         let ends = |segment: &OpenSegment| all || segment.writer.is_full();
         let kinds: Vec<Kind> =
@@ -299,7 +326,7 @@ impl Segments {
         for kind in kinds {
             self.finish(&kind);
         }
-        let mut unclosed = Vec::new();
+        let mut unclosed = std::mem::take(&mut self.cut);
         let early = self.shared.is_sabotaged(Sabotage::CloseBeforeAnnounced);
         for segment in std::mem::take(&mut self.closing) {
             if !segment.unannounced.is_empty() && !early {

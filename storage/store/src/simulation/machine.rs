@@ -7,7 +7,8 @@ use sidetone_catalog::{
 };
 use sidetone_log::simulation::SimulatedDisk;
 use sidetone_log::{
-    FactSequence, FileSize, InputFile, Io, LogPosition, NewFile, OutputFile, Progress, Run, Space, VolumeNumber, Write,
+    FactSequence, FileSize, InputFile, Io, LogPosition, NewFile, OutputFile, Progress, Run, SegmentNumber, Space,
+    VolumeNumber, Write,
 };
 use sidetone_model::{Annotations, CaptureTime, Recording, RecordingId, Tick, TrackId};
 use std::collections::BTreeMap;
@@ -322,6 +323,10 @@ impl Catalog for MortalCatalog {
 
     fn runs(&self, recording: RecordingId) -> Result<Vec<Run>, CatalogError> {
         self.catalog.runs(recording)
+    }
+
+    fn segment_end(&self, volume: VolumeNumber, segment: SegmentNumber) -> Result<u64, CatalogError> {
+        self.catalog.segment_end(volume, segment)
     }
 
     fn pending(&self) -> Result<Vec<Pending>, CatalogError> {

@@ -35,8 +35,10 @@ impl StoreWriter {
         if !self.append_everywhere(number, &bytes, &fact) {
             return Err(self.no_volume());
         }
-        if let Some(recording) = record.fact.recording().filter(|_| says_over(&record.fact)) {
-            self.end(recording);
+        if says_over(&record.fact) {
+            record.fact.recording().into_iter().for_each(|recording| self.end(recording));
+        } else if let Fact::Recording { recording, .. } = &record.fact {
+            self.begin(recording.id);
         }
         Ok(())
     }
@@ -54,6 +56,17 @@ impl StoreWriter {
             match appended {
                 Some(located) => taken.push((lane, located)),
                 None => missing.push(self.lanes[lane].shared.volume.number),
+            }
+        }
+        if taken.is_empty()
+            && let Some(lane) = self.stalled_with_room(bytes.len())
+        {
+            match self.journal(lane).append_raw(bytes) {
+                Ok(located) => {
+                    missing.retain(|&volume| volume != self.lanes[lane].shared.volume.number);
+                    taken.push((lane, located));
+                }
+                Err(error) => self.fail(lane, &error),
             }
         }
         let is_taken = !taken.is_empty();

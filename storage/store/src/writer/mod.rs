@@ -136,10 +136,7 @@ impl StoreWriter {
     /// [`StoreError::NoVolumeForNew`], [`StoreError::NoVolumeForAudio`]: there is no room; a later chunk may find some.
     pub fn append_chunk(&mut self, header: &ChunkHeader, payload: &[u8]) -> Result<AppendNumber, StoreError> {
         loop {
-            let lane = self.place(header.recording)?;
-            if !self.make_room(lane, CHUNK_PAYLOAD_OFFSET + payload.len()) {
-                continue;
-            }
+            let lane = self.find_room(header.recording, CHUNK_PAYLOAD_OFFSET + payload.len())?;
             match self.journal(lane).append_chunk(header, payload) {
                 Ok(located) => {
                     let number = self.draw_number();

@@ -1,9 +1,9 @@
 //! Which volume a recording's audio goes to, and what is remembered of recordings.
 
 use super::{Known, StoreWriter};
-use crate::StoreError;
 use crate::lane::Lane;
 use crate::placement::{Candidate, place_new, place_running};
+use crate::{StoreError, VolumeState};
 use sidetone_model::{CaptureTime, RecordingId};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -43,15 +43,41 @@ impl StoreWriter {
         else {
             let states = self.shared.states();
             return Err(if is_running || !self.takes_audio() {
-                self.statistics.chunks_refused += 1;
                 StoreError::NoVolumeForAudio { states }
             } else {
-                self.statistics.chunks_refused_new += 1;
                 StoreError::NoVolumeForNew { states }
             });
         };
         self.assign(recording, lane, now);
         Ok(lane)
+    }
+
+    /// A volume that does not answer, and has room in memory for a record: where it goes when no volume answers.
+    pub(super) fn stalled_with_room(&self, bytes: usize) -> Option<usize> {
+        self.lanes.iter().position(|lane| {
+            lane.shared.fault() == VolumeState::Stalled
+                && lane.journal.as_ref().is_some_and(|journal| !journal.has_failed() && journal.takes(bytes))
+        })
+    }
+
+    /// Where a chunk goes: to the volume of its recording, when that takes it.
+    pub(super) fn find_room(&mut self, recording: RecordingId, bytes: usize) -> Result<usize, StoreError> {
+        loop {
+            let error = match self.place(recording) {
+                Ok(lane) if self.make_room(lane, bytes) => return Ok(lane),
+                Ok(_) => continue,
+                Err(error) => error,
+            };
+            if let Some(lane) = self.stalled_with_room(bytes) {
+                self.assign(recording, lane, self.shared.io.now());
+                return Ok(lane);
+            }
+            match error {
+                StoreError::NoVolumeForNew { .. } => self.statistics.chunks_refused_new += 1,
+                _ => self.statistics.chunks_refused += 1,
+            }
+            return Err(error);
+        }
     }
 
     pub(super) fn assign(&mut self, recording: RecordingId, lane: usize, now: CaptureTime) {
@@ -85,6 +111,13 @@ impl StoreWriter {
                 std::thread::sleep(NAP);
             }
         }
+    }
+
+    /// A recording goes on from now on, also where one that begins later is refused.
+    pub(super) fn begin(&mut self, recording: RecordingId) {
+        let touched = self.shared.io.now();
+        let new = Known { lane: None, outstanding: 0, over: false, running: true, touched };
+        self.known.entry(recording).or_insert(new);
     }
 
     /// A recording's last fact is written.
