@@ -21,6 +21,8 @@ use std::time::Instant;
 
 const HOME: &str = "/home";
 const OTHER: &str = "/other";
+/// What a volume keeps in memory at most.
+const BUFFER_BYTES: usize = 2 << 20;
 /// A cut.
 const CUT: u64 = 35 * 2_571_428_600;
 
@@ -38,6 +40,7 @@ struct Desk {
     counters: Arc<WriterCounters>,
     events: Arc<Mutex<Vec<EngineEvent>>>,
     now: CaptureTime,
+    packet_bytes: u8,
 }
 
 impl Desk {
@@ -49,7 +52,7 @@ impl Desk {
         }
         let mut options = StoreOptions::new(NodeName("test".into()));
         options.volumes = vec!["/other/volume".into()];
-        options.journal = JournalConfig { file_bytes: 8 << 20, buffer_bytes: 2 << 20, ..JournalConfig::default() };
+        options.journal = JournalConfig { file_bytes: 8 << 20, buffer_bytes: BUFFER_BYTES, ..JournalConfig::default() };
         let catalog: Arc<dyn Catalog> = Arc::new(MemoryCatalog::new());
         let open_catalog = |_: &Path| Ok(Arc::clone(&catalog));
         let store = Store::open_on(disk.process(), &open_catalog, Path::new("/home/store"), &options).unwrap();
@@ -66,7 +69,22 @@ impl Desk {
         let sink: crate::message::EventSink = Arc::new(move |event| heard.lock().unwrap().push(event));
         keep::watch(&mut keeper, &reader, &room, &sink).unwrap();
         let now = Tick(CUT).start();
-        Self { disk, writer, keeper, reader, room, facts, payloads, headers, losses, counters, events, now }
+        let packet_bytes = 4;
+        Self {
+            disk,
+            writer,
+            keeper,
+            reader,
+            room,
+            facts,
+            payloads,
+            headers,
+            losses,
+            counters,
+            events,
+            now,
+            packet_bytes,
+        }
     }
 
     /// Time goes on.
@@ -91,7 +109,10 @@ impl Desk {
             nonce: [0; 12],
             tag: [0; 16],
         };
-        let payload: Vec<u8> = (0..ticks).flat_map(|tick| [4, 0, 1, 2, 3, tick as u8]).collect();
+        let packet = |tick: u16| {
+            [self.packet_bytes, 0].into_iter().chain(std::iter::repeat_n(tick as u8, self.packet_bytes.into()))
+        };
+        let payload: Vec<u8> = (0..ticks).flat_map(packet).collect();
         assert!(self.payloads.push(MessageHeader::default(), &payload));
         self.headers.push(header).unwrap();
     }
@@ -364,21 +385,26 @@ fn while_the_only_volume_does_not_answer_memory_is_bounded_and_each_loss_is_told
     }
     desk.pass(5000);
     desk.disk.set_delay(Path::new(HOME), 50_000);
+    desk.packet_bytes = 200;
     let mut offered = [0u64; 4];
-    let mut backlog_most = 0;
-    for _ in 0..200 {
+    let (mut lost_after, mut pending_most) = (None, 0);
+    for cut in 0..200 {
         let first = desk.now.tick().0 / 35 * 35;
         for call in 0..4 {
             desk.chunk(id(call), 1, first, 35);
             offered[usize::from(call)] += 35;
         }
         desk.pass(700);
-        let writer = desk.reader.statistics().unwrap().writer.unwrap();
-        backlog_most = backlog_most.max(writer.backlog);
+        if desk.counters.lost_packets.get() > 0 {
+            lost_after.get_or_insert(cut);
+        }
+        let volumes = desk.reader.statistics().unwrap().volumes;
+        pending_most = pending_most.max(volumes[0].journal.as_ref().unwrap().pending_bytes);
     }
     assert!(desk.counters.is_failing() && !desk.room.takes_new());
-    // What was taken until the stall was noticed, 2 s after a flush began.
-    assert!((1..100).contains(&backlog_most), "{backlog_most} records in memory");
+    // Each cut brings 28 kB: nothing is lost while there is room in memory.
+    assert!((40..75).contains(&lost_after.unwrap()), "{lost_after:?}");
+    assert!((1 << 20..=BUFFER_BYTES as u64).contains(&pending_most), "{pending_most} bytes in memory");
     desk.disk.set_delay(Path::new(HOME), 3);
     let until = desk.now.saturating_add(Duration::from_secs(900));
     while desk.counters.is_failing() {
