@@ -127,7 +127,7 @@ pub(super) fn run(environment: &Environment<'_>, run: &Path, checks: &mut Checks
         pair.wait()?;
     }
     short.wait()?;
-    check_machine(yardstick.finish()?, &mut outages, checks);
+    check_machine(&yardstick.finish()?, &mut outages, checks);
     let recordings = report::finished_recordings(&recorder, CALLS, Duration::from_secs(90))?;
     let frames_lacking = reference.finish()?;
     checks.expect(frames_lacking == 0, || format!("the reference capture lacks {frames_lacking} frames"));
@@ -150,7 +150,7 @@ pub(super) fn run(environment: &Environment<'_>, run: &Path, checks: &mut Checks
 }
 
 /// A machine whose disk does not answer shows nothing but that: audio is lost then, and counted.
-fn check_machine(speed: Speed, outages: &mut [Outage], checks: &mut Checks) {
+fn check_machine(speed: &Speed, outages: &mut [Outage], checks: &mut Checks) {
     for outage in outages {
         outage.late_ns = speed.late_ns(outage.killed_at, FLUSH_INTERVAL_NS);
     }
