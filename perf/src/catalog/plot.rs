@@ -9,6 +9,7 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 150.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 60.0;
+const LABEL_HEIGHT: f64 = 15.0;
 
 struct Line {
     name: &'static str,
@@ -16,9 +17,14 @@ struct Line {
     milliseconds: fn(&Outcome) -> f64,
 }
 
-const LINES: [Line; 3] = [
+const LINES: [Line; 4] = [
     Line { name: "opening, cold", color: "#1b7837", milliseconds: |outcome| outcome.open_cold_ms.median },
     Line { name: "slowest p99", color: "#b2182b", milliseconds: |outcome| worst(outcome, |asked| asked.p99_ms.median) },
+    Line {
+        name: "of it CPU",
+        color: "#ef8a62",
+        milliseconds: |outcome| worst(outcome, |asked| asked.cpu_p99_ms.median),
+    },
     Line { name: "median of p50", color: "#2166ac", milliseconds: median },
 ];
 
@@ -74,6 +80,7 @@ pub(super) fn draw(outcomes: &[Outcome]) -> String {
         (LEFT + WIDTH - RIGHT) / 2.0,
         HEIGHT - 16.0
     ));
+    let mut labels = Vec::new();
     for line in &LINES {
         let mut points = String::new();
         let mut end = 0.0;
@@ -84,8 +91,15 @@ pub(super) fn draw(outcomes: &[Outcome]) -> String {
             end = place.1;
         }
         draw(format!("<polyline points=\"{points}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>\n", line.color));
-        let label = WIDTH - RIGHT + 10.0;
-        draw(format!("<text x=\"{label}\" y=\"{:.1}\" fill=\"{}\">{}</text>\n", end + 4.0, line.color, line.name));
+        labels.push((end + 4.0, line));
+    }
+    // One below the other where lines end together.
+    labels.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let mut free = TOP;
+    for (end, line) in labels {
+        let (x, y) = (WIDTH - RIGHT + 10.0, free.max(end));
+        draw(format!("<text x=\"{x}\" y=\"{y:.1}\" fill=\"{}\">{}</text>\n", line.color, line.name));
+        free = y + LABEL_HEIGHT;
     }
     svg.push_str("</svg>\n");
     svg

@@ -441,6 +441,8 @@ fn database_options(catalog: &CatalogOptions, mode: &Mode) -> Options {
     options.set_max_total_wal_size(2 * catalog.write_buffers_bytes as u64);
     // Of a log that is cut short, what is before the cut is used; the journal has the rest.
     options.set_wal_recovery_mode(rocksdb::DBRecoveryMode::PointInTime);
+    // What a batch says of many running recordings is much the same.
+    options.set_wal_compression_type(DBCompressionType::Zstd);
     // A secondary instance must hold every table open: the writer may delete it meanwhile.
     options.set_max_open_files(if writes { 1024 } else { -1 });
     options.set_keep_log_file_num(4);

@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 /// Work of going to a document, and of reading it, or only its beginning.
 const DOCUMENT_SEEK_WORK: u64 = 22;
-const DOCUMENT_WORK: u64 = 3;
+const DOCUMENT_WORK: u64 = 5;
 const GLANCE_WORK: u64 = 1;
 
 pub(crate) fn search(view: &View<'_>, query: &Query, limits: &Limits) -> Result<RecordingPage, CatalogError> {
