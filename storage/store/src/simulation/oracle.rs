@@ -177,6 +177,11 @@ impl Oracle {
         self.appended.is_empty()
     }
 
+    /// Whoever waits for a fact hears of it.
+    pub(super) fn is_nobody_waiting(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
     /// Annotations that the store has confirmed.
     pub(super) fn take_deliveries(&mut self) {
         for (step, recording, version, delivery) in std::mem::take(&mut self.deliveries) {
@@ -285,7 +290,7 @@ impl Oracle {
         Ok(())
     }
 
-    /// Facts that are on all volumes are in a catalog that was made from one.
+    /// Every fact that was acknowledged is in a catalog that was made from any one volume.
     pub(super) fn check_facts(&self, catalog: &dyn Catalog) -> Result<(), String> {
         let failed = |error: sidetone_catalog::CatalogError| error.to_string();
         for (&id, told) in &self.recordings {
@@ -293,14 +298,14 @@ impl Oracle {
             let version = shown.as_ref().map_or(0, |shown| shown.duration_seconds as u64);
             let tags = shown.map(|shown| shown.annotations.tags).unwrap_or_default();
             let annotation = tags.get("version").map_or(0, |text| text.parse().unwrap_or(0));
-            if version < told.everywhere || annotation < told.annotation_everywhere {
+            if version < told.acknowledged || annotation < told.annotation_acknowledged {
                 return Err(format!(
                     "recording {id} is shown in version {version} with annotation {annotation}, instead of {} and {}",
-                    told.everywhere, told.annotation_everywhere
+                    told.acknowledged, told.annotation_acknowledged
                 ));
             }
         }
-        for (digest, _) in self.replayed.iter().filter(|(_, is_everywhere)| **is_everywhere) {
+        for digest in self.replayed.keys() {
             if !catalog.has_replayed(digest).map_err(failed)? {
                 return Err(format!("{digest} was replayed, and is forgotten"));
             }

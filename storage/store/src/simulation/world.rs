@@ -100,6 +100,8 @@ pub(super) struct World {
     further: Vec<PathBuf>,
     /// Whether the last of the further volumes is away.
     is_missing: bool,
+    /// One of the further volumes does not work well when the store is opened.
+    is_ill: bool,
     life: Arc<Life>,
     store: Option<Store>,
     oracle: Oracle,
@@ -129,6 +131,7 @@ impl World {
             catalog: Arc::new(MemoryCatalog::new()),
             further,
             is_missing: false,
+            is_ill: false,
             life: Life::new(0),
             store: None,
             oracle: Oracle::default(),
@@ -236,8 +239,9 @@ impl World {
         if keeper.damaged_places > 0 {
             return Err(format!("damage is told where there is none, at the start: {keeper:?}"));
         }
-        self.oracle.check(&store.reader, self.is_missing)?;
-        if self.random.chance(300) && !self.is_missing {
+        let is_missing = self.is_missing || self.is_ill;
+        self.oracle.check(&store.reader, is_missing)?;
+        if self.random.chance(300) && !is_missing {
             self.check_rebuild("after a start")?;
         }
         Ok(())
@@ -272,6 +276,22 @@ impl World {
                 self.is_missing = !back;
                 self.report.missing += u64::from(!back);
             }
+        }
+        self.is_ill = !self.further.is_empty() && !self.is_missing && self.random.chance(250);
+        if self.is_ill {
+            // A disk that is ill before the next start.
+            let volume = self.random.below(self.further.len() as u64) as usize;
+            let path = self.further[volume].clone();
+            let what = self.random.below(5);
+            note!(self, "{} is ill at the start: {what}", path.display());
+            match what {
+                0 => self.disk.set_down(&path, true),
+                1 => self.disk.set_capacity(&path, Some(self.random.below(2 << 20))),
+                2 => self.disk.set_failure_rate(&path, Operation::Sync, 300),
+                3 => self.disk.set_failure_rate(&path, Operation::Write, 300),
+                _ => self.disk.set_failure_rate(&path, Operation::Create, 300),
+            }
+            self.oracle.last_ill = self.oracle.step;
         }
     }
 
@@ -500,6 +520,7 @@ impl World {
             self.is_missing = false;
         }
         self.calm();
+        self.is_ill = false;
         self.start(u64::MAX)?;
         self.check_after_start()?;
         for id in self.oracle.recordings.keys().copied().collect::<Vec<_>>() {
@@ -560,7 +581,10 @@ impl World {
             let needs_audio = pending.iter().any(|pending| pending.unsealed_chunks > 0);
             if round > 20 && !busy && !needs_audio && states_ok && self.oracle.is_all_durable() {
                 self.take_report();
-                return Ok(());
+                return match self.oracle.is_nobody_waiting() {
+                    true => Ok(()),
+                    false => Err("somebody waits for a fact, and nothing comes".to_owned()),
+                };
             }
         }
         let pending = self.catalog.pending();
