@@ -39,7 +39,7 @@ const STEPS_BEFORE_SEEK: usize = 16;
 pub(crate) struct Work(u64);
 
 const STEP_WORK: u64 = 1;
-const SEEK_WORK: u64 = 15;
+const SEEK_WORK: u64 = 20;
 
 impl Work {
     pub(crate) fn new(units: u64) -> Self {
@@ -48,6 +48,11 @@ impl Work {
 
     pub(crate) fn spend(&mut self, units: u64) {
         self.0 = self.0.saturating_sub(units);
+    }
+
+    /// Whether preparing for so much leaves half of the work for what comes then.
+    fn is_enough_for(&self, units: u64) -> bool {
+        units <= self.0 / 2
     }
 
     pub(crate) fn is_spent(&self) -> bool {
@@ -298,7 +303,9 @@ impl<'a> Planner<'a, '_> {
                 self.matching(kind, matching, &[(Family::Texts, key.clone()), (Family::Parts, key)], work)?
             }
         };
-        let Some(terms) = terms else { return Ok(None) };
+        let Some(terms) = terms.filter(|terms| work.is_enough_for(terms.len() as u64 * SEEK_WORK)) else {
+            return Ok(None);
+        };
         let parts = terms.iter().map(|term| (self.list(term, work), None));
         Ok(Some(Source::Union(parts.collect())))
     }

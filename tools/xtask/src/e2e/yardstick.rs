@@ -71,12 +71,11 @@ impl Drop for Yardstick {
 }
 
 impl Speed {
-    /// What the machine took longer than the promise reckons with, for anything that was asked within `before` of a moment and
-    /// not answered before.
+    /// What the machine took longer than the promise reckons with, for all that was under way within `before` of a moment: a
+    /// flush waits for the one before it.
     pub(super) fn late_ns(&self, moment: u64, before: u64) -> u64 {
         let near = |answer: &&Answer| answer.asked_at <= moment && answer.answered_at + before >= moment;
-        let took = self.answers.iter().filter(near).map(Answer::took_ns);
-        took.max().unwrap_or(0).saturating_sub(IN_TIME_NS)
+        self.answers.iter().filter(near).map(|answer| answer.took_ns().saturating_sub(IN_TIME_NS)).sum()
     }
 
     pub(super) fn slowest_ns(&self) -> u64 {
@@ -109,6 +108,7 @@ mod tests {
         assert_eq!(speed.late_ns(3300 * MS, 1000 * MS), 300 * MS, "just before");
         assert_eq!(speed.late_ns(3400 * MS, 1000 * MS), 0, "long before");
         assert_eq!(speed.late_ns(4100 * MS, 1000 * MS), 0, "fast enough");
+        assert_eq!(speed.late_ns(9100 * MS, 7000 * MS), 1130 * MS, "one behind the other");
         assert_eq!(speed.late_ns(8999 * MS, 1000 * MS), 0, "later");
         assert_eq!((speed.slowest_ns(), speed.mean_ns()), (900 * MS, 1285 * MS / 4));
     }
