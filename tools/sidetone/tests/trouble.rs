@@ -98,8 +98,11 @@ fn without_permission_it_says_for_what() {
     let set_mode = |path: &str, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     set_mode(&directory.path().to_string_lossy(), 0o755);
     set_mode(&store, 0o700);
+    // Where it was built may be closed to others.
+    let program = directory.path().join("sidetone");
+    std::fs::copy(env!("CARGO_BIN_EXE_sidetone"), &program).unwrap();
     let run = |command: &[&str]| {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_sidetone"));
+        let mut process = Command::new(&program);
         process.args(command);
         if is_root("(nobody's permissions are tried as nobody)") {
             process.uid(65_534).gid(65_534);
