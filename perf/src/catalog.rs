@@ -39,6 +39,9 @@ pub(crate) struct Options {
     /// Recordings that come in per second meanwhile.
     #[arg(long, default_value_t = 1000)]
     background: u64,
+    /// Ask with all of the catalog in the page cache, instead of right after a cold start.
+    #[arg(long)]
+    warm: bool,
     /// Where catalogs are made; they are removed again.
     #[arg(long)]
     directory: Option<PathBuf>,
@@ -193,6 +196,9 @@ fn round(options: &Options, world: &World, path: &Path, number: usize) -> Result
     let searching = Instant::now();
     catalog.search(&Query::default())?;
     let first_search = searching.elapsed();
+    if options.warm {
+        read_all(path)?;
+    }
     let held = catalog.statistics()?.recordings;
     let (answers, background_per_second) = ask(options, world, &catalog, held, number)?;
     Ok(Round {
@@ -355,6 +361,20 @@ fn ask_all(options: &Options, world: &World, catalog: &RocksCatalog, round: usiz
         }
     }
     Ok(answers)
+}
+
+/// Brings a directory's files into the page cache.
+fn read_all(directory: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        match std::fs::File::open(&path) {
+            Ok(mut file) => _ = std::io::copy(&mut file, &mut std::io::sink())?,
+            // RocksDB removes files at any time.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+    Ok(())
 }
 
 fn print(outcome: &Outcome) {

@@ -165,7 +165,7 @@ impl Tracker {
             None => false,
         };
         if !goes_on {
-            take.open_gap(from, GAP_RESTART);
+            take.open_gap(take.whole_until().unwrap_or(from), GAP_RESTART);
         }
         let pair = saved.orphan.as_ref().map(|o| OrphanPair::of(o.domain, o.caller, o.callee));
         self.calls.insert(

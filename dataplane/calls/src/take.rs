@@ -88,6 +88,15 @@ impl Take {
         self.tracks.values().filter_map(TrackState::audio_until).max()
     }
 
+    /// Until when no side lacks audio because a crash fell between the chunks of a flush: one side may have one that the other has
+    /// not. A side that ended long before was silent.
+    pub(crate) fn whole_until(&self) -> Option<CaptureTime> {
+        const FLUSH_SPLIT_MAX: std::time::Duration = std::time::Duration::from_secs(3);
+        let last = self.audio_until()?;
+        let ends = self.tracks.values().filter_map(TrackState::audio_until);
+        ends.filter(|&end| last.since(end) <= FLUSH_SPLIT_MAX).min()
+    }
+
     /// First instant of audio that this process has seen.
     pub(crate) fn first_new_audio(&self) -> Option<CaptureTime> {
         self.tracks.values().filter_map(|track| track.measured.first_audio_at).min()

@@ -29,7 +29,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     pub(crate) const DEFAULT: Self =
-        Self { page_work: 3_000, count_work: 33_000, texts: 128, part_entries: 4096, short_list: 64 };
+        Self { page_work: 2_500, count_work: 50_000, texts: 128, part_entries: 4096, short_list: 64 };
 }
 
 /// Postings that are passed one by one before it is cheaper to seek.

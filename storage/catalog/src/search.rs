@@ -17,7 +17,7 @@ use std::ops::ControlFlow;
 use uuid::Uuid;
 
 /// Work of going to a document, and of reading it, or only its beginning.
-const DOCUMENT_SEEK_WORK: u64 = 22;
+const DOCUMENT_SEEK_WORK: u64 = 40;
 const DOCUMENT_WORK: u64 = 5;
 const GLANCE_WORK: u64 = 1;
 
