@@ -18,6 +18,7 @@ use crate::logs::{Logs, VolumeLogs};
 use crate::open::take_lock;
 use crate::reader::StoreReader;
 use crate::shared::Shared;
+use crate::volume::Volume;
 use crate::{StoreError, rebuild, volume};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, RocksCatalog, purge_backups};
@@ -158,7 +159,13 @@ impl Copying<'_> {
             tell(*done);
         })?;
         // After the catalog: they hold what it does not know. The segments' names come last, for the same reason.
-        let present = || logs.volumes().filter(|logs| logs.volume.present);
+        let mut found = Vec::new();
+        for logs in logs.volumes() {
+            if self.is_there(&logs.volume)? {
+                found.push(logs);
+            }
+        }
+        let present = || found.iter().copied();
         self.done.volumes_missing = (logs.volumes().count() - present().count()) as u64;
         let mut journals = Vec::new();
         for logs in present() {
@@ -191,6 +198,24 @@ impl Copying<'_> {
         purge_backups(&self.directory.join("catalog"), CATALOGS_KEPT)?;
         (self.tell)(self.done);
         Ok(self.done)
+    }
+
+    /// Whether a volume is where it should be, now: else its directory tells nothing of what it holds.
+    fn is_there(&self, volume: &Volume) -> Result<bool, StoreError> {
+        let found = match volume.number {
+            VolumeNumber(0) => {
+                Description::read(self.io, &volume.directory).map(|found| found.map(|found| found.store_id))
+            }
+            _ => VolumeDescription::read(self.io, &volume.directory).map(|found| found.map(|found| found.volume_id)),
+        };
+        match found {
+            Ok(found) => Ok(found == Some(volume.id)),
+            Err(StoreError::Io { source, .. }) => {
+                tracing::error!(volume = volume.number.0, error = %source, "a volume cannot be read, and is not in the backup");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The directory is empty, or holds earlier backups of the same store.

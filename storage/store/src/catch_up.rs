@@ -4,10 +4,10 @@ use crate::KeeperStatistics;
 use crate::StoreError;
 use crate::batch::Note;
 use crate::logs::{Logs, VolumeLogs};
-use crate::rebuild::read_segments;
+use crate::rebuild::{OnFault, read_segments};
 use sidetone_catalog::{Catalog, Changes};
 use sidetone_log::{Content, FactSequence, Io, KnownEnd, LogError, LogPosition, VolumeNumber};
-use sidetone_model::RecordingId;
+use sidetone_model::{CaptureTime, RecordingId};
 use std::collections::BTreeMap;
 use std::io;
 use uuid::Uuid;
@@ -22,6 +22,8 @@ pub(crate) struct Damage {
     pub(crate) volume: VolumeNumber,
     pub(crate) file: u32,
     pub(crate) error: String,
+    /// When it was told; recordings that began later have nothing there.
+    pub(crate) told_at: Option<CaptureTime>,
 }
 
 /// What catching up met.
@@ -107,7 +109,8 @@ pub(crate) fn read_forgotten(
                 volume = volume.0,
                 "the catalog knows nothing of a volume: its segments are read, which may take a while"
             );
-            read_segments(io, catalog, logs, &[volume], &mut |_| {})?;
+            // What may be read another time must be: afterwards nobody looks there again.
+            read_segments(io, catalog, logs, &[volume], OnFault::End, &mut |_| {})?;
         }
     }
     Ok(())
@@ -215,7 +218,7 @@ fn pass(
                     LogError::Damaged { file, .. } | LogError::MissingFile { file } => file,
                     _ => from.file,
                 };
-                caught_up.damaged.push(Damage { volume, file, error: error.to_string() });
+                caught_up.damaged.push(Damage { volume, file, error: error.to_string(), told_at: None });
                 continue;
             }
             Err(error) => return Err(error.into()),

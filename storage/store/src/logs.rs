@@ -1,7 +1,7 @@
 //! The log files of all volumes, open for reading.
 
 use crate::StoreError;
-use crate::shared::lock;
+use crate::shared::{is_of_the_device, lock};
 use crate::volume::Volume;
 use sidetone_log::format::{ALIGNMENT_BYTES, FileHeader, Meaning, decode_record};
 use sidetone_log::{
@@ -108,7 +108,11 @@ impl VolumeLogs {
             return Ok(false);
         }
         let mut last = vec![0; ALIGNMENT_BYTES];
-        let filled = file.read_at(&mut last, bytes - block).map_err(failed)?;
+        let filled = match file.read_at(&mut last, bytes - block) {
+            // A footer that nobody can read is none: the rest of the file is found without it.
+            Err(error) if is_of_the_device(&error) => return Ok(false),
+            filled => filled.map_err(failed)?,
+        };
         Ok(matches!(decode_record(&last[..filled]), Some((_, Meaning::Footer(_)))))
     }
 

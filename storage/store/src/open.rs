@@ -15,6 +15,7 @@ use sidetone_catalog::{Catalog, RocksCatalog};
 use sidetone_log::{Io, KnownEnd, RingIo};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 
@@ -85,7 +86,12 @@ impl Store {
         }
         let damaged = read_on(&shared, &logs, &mut lanes)?;
         let mut store = assemble(&shared, &logs, lanes)?;
-        store.keeper.found_damaged(damaged);
+        if !damaged.is_empty() {
+            // Before anything is shown.
+            store.keeper.found_damaged(damaged)?;
+            let announcements = store.keeper.to_announce();
+            announce(&mut store.writer, &mut store.keeper, announcements);
+        }
         Ok(store)
     }
 
@@ -210,6 +216,7 @@ fn cannot_read(shared: &Shared, lane: &mut Lane, error: StoreError) -> Result<()
         _ => lane.shared.set_fault(VolumeState::Failed),
     }
     tracing::error!(volume = lane.shared.volume.number.0, %error, "a volume cannot be read: the store opens without what it holds");
+    lane.shared.unread.store(true, Ordering::Release);
     *lane = Lane::new(Arc::clone(&lane.shared), None);
     Ok(())
 }
@@ -233,7 +240,7 @@ fn assemble(shared: &Arc<Shared>, logs: &Logs, mut lanes: Vec<Lane>) -> Result<S
                 runs.into_iter().for_each(|fact| keeper.adopt(fact));
             }
             Err(StoreError::Log(error)) if is_fault(&error) => {
-                // Nothing is sealed there until the next start.
+                // Nothing is sealed there until they can be read.
                 tracing::error!(volume = number.0, %error, "the segments of a volume cannot be read");
                 lane.shared.count_fault(&error);
             }
@@ -245,25 +252,25 @@ fn assemble(shared: &Arc<Shared>, logs: &Logs, mut lanes: Vec<Lane>) -> Result<S
     let running = running(shared)?;
     let queues = Queues { submissions: submitted, revived: revivals, batches };
     let mut writer = StoreWriter::new(Arc::clone(shared), lanes, sequence, running, queues);
-    announce_orphans(&mut writer, &mut keeper, orphans);
+    announce(&mut writer, &mut keeper, orphans);
     keeper.owe_pending()?;
     Ok(Store { writer, keeper, reader, handle })
 }
 
 /// Brings announcements into the log and the catalog. When no volume can be written now, the keeper goes on trying.
-fn announce_orphans(writer: &mut StoreWriter, keeper: &mut Keeper, orphans: usize) {
+fn announce(writer: &mut StoreWriter, keeper: &mut Keeper, announcements: usize) {
     // Each round submits what the queue takes, at least one; the next sees that it is in the catalog.
-    for _round in 0..2 * orphans {
+    for _round in 0..2 * announcements {
         keeper.pass_on();
         if keeper.has_announced() {
             return;
         }
         if let Err(error) = writer.flush() {
-            tracing::error!(%error, "runs that a crash has left are not announced yet");
+            tracing::error!(%error, "what the start has found is not in the log yet");
             return;
         }
     }
-    if orphans > 0 {
+    if announcements > 0 {
         keeper.pass_on();
     }
 }

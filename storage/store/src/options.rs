@@ -159,6 +159,13 @@ pub(crate) fn file_bytes(options: &StoreOptions, total_bytes: u64) -> u64 {
     journal_config(options, total_bytes).file_bytes.max(segment_config(options, total_bytes).preallocate_bytes)
 }
 
+/// Free space that one step of sealing may take on a volume of `total_bytes`: a new segment, a new journal file, and a run.
+pub(crate) fn room_to_seal(options: &StoreOptions, total_bytes: u64) -> u64 {
+    let files =
+        journal_config(options, total_bytes).file_bytes + segment_config(options, total_bytes).preallocate_bytes;
+    files.saturating_add(options.sealing.step_bytes)
+}
+
 /// Durations as seconds, with a fraction, in configuration files.
 mod seconds {
     use serde::{Deserialize, Deserializer, Serializer};

@@ -118,7 +118,20 @@ impl StoreReader {
 
     /// The recording as it is shown: the newest document with the newest annotations, and the proof once all is sealed.
     pub fn recording(&self, recording: RecordingId) -> Result<Option<Recording>, StoreError> {
-        Ok(self.catalog.recording(recording)?)
+        let mut recording = self.catalog.recording(recording)?;
+        recording.iter_mut().for_each(|recording| self.withhold_proof(recording));
+        Ok(recording)
+    }
+
+    /// While a volume is not read, nobody can say that all audio of a recording is known.
+    fn withhold_proof(&self, recording: &mut Recording) {
+        let is_unread = match &self.shared {
+            Some(shared) => shared.volumes.iter().any(|volume| volume.unread.load(Ordering::Acquire)),
+            None => self.logs.volumes().any(|logs| !logs.volume.present),
+        };
+        if is_unread {
+            recording.proof = None;
+        }
     }
 
     pub fn annotations(&self, recording: RecordingId) -> Result<Annotations, StoreError> {
@@ -126,7 +139,9 @@ impl StoreReader {
     }
 
     pub fn search(&self, query: &Query) -> Result<RecordingPage, StoreError> {
-        Ok(self.catalog.search(query)?)
+        let mut page = self.catalog.search(query)?;
+        page.recordings.iter_mut().for_each(|recording| self.withhold_proof(recording));
+        Ok(page)
     }
 
     pub fn count(&self, filter: &Filter) -> Result<Count, StoreError> {

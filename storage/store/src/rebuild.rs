@@ -4,7 +4,7 @@ use crate::catch_up::{RECORDS_AT_ONCE, Span, read_journals};
 use crate::description::Description;
 use crate::logs::{Logs, VolumeLogs};
 use crate::open::take_lock;
-use crate::shared::is_fault;
+use crate::shared::{is_fault, may_pass};
 use crate::{StoreError, volume};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, CatalogOptions, Changes, RocksCatalog};
@@ -91,7 +91,7 @@ pub(crate) fn fill(
 ) -> Result<RebuildProgress, StoreError> {
     let present: Vec<VolumeNumber> =
         logs.volumes().filter(|logs| logs.volume.present).map(|logs| logs.volume.number).collect();
-    let mut done = read_segments(io, catalog, logs, &present, progress)?;
+    let mut done = read_segments(io, catalog, logs, &present, OnFault::GoOn, progress)?;
     let spans: Vec<Span> = logs
         .volumes()
         .filter(|logs| logs.volume.present)
@@ -112,12 +112,21 @@ pub(crate) fn fill(
     Ok(done)
 }
 
+/// What becomes of a segment that cannot be read now, and may be another time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum OnFault {
+    /// It counts as damaged.
+    GoOn,
+    End,
+}
+
 /// Brings into a catalog everything that the segments of volumes hold. How far it is in the journals is not touched.
 pub(crate) fn read_segments(
     io: &dyn Io,
     catalog: &dyn Catalog,
     logs: &Logs,
     volumes: &[VolumeNumber],
+    on_fault: OnFault,
     progress: &mut dyn FnMut(RebuildProgress),
 ) -> Result<RebuildProgress, StoreError> {
     let mut done = RebuildProgress::default();
@@ -131,7 +140,12 @@ pub(crate) fn read_segments(
     for (volume, segment) in segments {
         let logs = logs.volume(volume)?;
         if let Err(error) = read_segment(io, catalog, logs, segment, &mut changes, &mut done) {
-            if let StoreError::Catalog(_) = error {
+            let ends = match &error {
+                StoreError::Catalog(_) => true,
+                StoreError::Log(error) => on_fault == OnFault::End && may_pass(error),
+                _ => on_fault == OnFault::End,
+            };
+            if ends {
                 return Err(error);
             }
             tracing::error!(volume = volume.0, segment = segment.0, %error, "the catalog is made without this segment");

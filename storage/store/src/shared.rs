@@ -45,6 +45,8 @@ pub(crate) struct SharedVolume {
     /// The keeper could write to it: the writer may try again.
     pub(crate) may_retry: AtomicBool,
     pub(crate) recordings: AtomicU64,
+    /// The catalog may not know everything that it holds.
+    pub(crate) unread: AtomicBool,
     pub(crate) details: Mutex<VolumeDetails>,
 }
 
@@ -96,6 +98,7 @@ impl SharedVolume {
             total_bytes: AtomicU64::new(0),
             may_retry: AtomicBool::new(false),
             recordings: AtomicU64::new(0),
+            unread: AtomicBool::new(fault == VolumeState::Missing),
             details: Mutex::default(),
         }
     }
@@ -160,11 +163,22 @@ pub(crate) fn is_fault(error: &LogError) -> bool {
 
 /// Whether a device has failed for good, as far as can be told: a bad block, or a device that is gone. Not that this process
 /// has too many files open, or no memory.
-pub(crate) fn is_of_the_device(error: &LogError) -> bool {
+pub(crate) fn is_of_the_device(error: &io::Error) -> bool {
     const EIO: i32 = 5;
     const ENXIO: i32 = 6;
     const ENODEV: i32 = 19;
-    matches!(error, LogError::Io { source, .. } if matches!(source.raw_os_error(), Some(EIO | ENXIO | ENODEV)))
+    matches!(error.raw_os_error(), Some(EIO | ENXIO | ENODEV))
+}
+
+/// Whether reading may succeed another time: the volume may come back, a limit may be gone.
+pub(crate) fn may_pass(error: &LogError) -> bool {
+    match error {
+        LogError::Io { source, .. } => !is_of_the_device(source),
+        LogError::NoSpace { .. } | LogError::Permission { .. } | LogError::Failed { .. } | LogError::Retired { .. } => {
+            true
+        }
+        _ => false,
+    }
 }
 
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -338,19 +338,17 @@ impl Check<'_> {
         }
         let mut found = Vec::new();
         for pending in self.catalog().pending()?.iter().filter(|pending| pending.unsealed_chunks > 0) {
-            for track in (0..=u8::MAX).map(TrackId) {
-                for row in self.catalog().journal_chunks(pending.recording, track, Tick(0), Tick(u64::MAX))? {
-                    let position = row.located.position;
-                    let end = position.offset + u64::from(row.located.length);
-                    if row.volume != volume || position.file != number || position.offset >= bad.to || end <= bad.from {
-                        continue;
-                    }
-                    let ticks = row.first_tick..Tick(row.first_tick.0 + u64::from(row.ticks));
-                    let (from_time, to_time) = times(Some(ticks));
-                    let recording = Some(pending.recording);
-                    let (from, to) = (position.offset, end);
-                    found.push(BadPlace { from, to, recording, track: Some(track), from_time, to_time, ..bad.clone() });
+            for row in self.catalog().unsealed(pending.recording)? {
+                let position = row.located.position;
+                let end = position.offset + u64::from(row.located.length);
+                if row.volume != volume || position.file != number || position.offset >= bad.to || end <= bad.from {
+                    continue;
                 }
+                let ticks = row.first_tick..Tick(row.first_tick.0 + u64::from(row.ticks));
+                let (from_time, to_time) = times(Some(ticks));
+                let (recording, track) = (Some(pending.recording), Some(row.track));
+                let (from, to) = (position.offset, end);
+                found.push(BadPlace { from, to, recording, track, from_time, to_time, ..bad.clone() });
             }
         }
         // What the catalog does not know was of no consequence any more: facts that were replaced, audio that is sealed.

@@ -12,7 +12,7 @@ use crate::{StoreError, VolumeState};
 use sidetone_catalog::Changes;
 use sidetone_log::{FactSequence, KnownEnd, LogPosition, VolumeNumber};
 use sidetone_model::RecordingId;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Recordings remembered as told.
@@ -26,6 +26,10 @@ pub(super) struct Projection {
     /// Whose facts are in a batch that could not be applied.
     waiting: Vec<(VolumeNumber, LogPosition, Arc<Delivery>)>,
     failing: bool,
+    /// It is damaged: opening it again helps nobody.
+    damaged: bool,
+    /// Volumes whose journal could not be read. They are left out until the next probe.
+    unreadable: BTreeSet<VolumeNumber>,
     /// Recordings that were told to be over, so that copies of a fact are not told again.
     told: VecDeque<(RecordingId, FactSequence)>,
 }
@@ -33,15 +37,29 @@ pub(super) struct Projection {
 impl Projection {
     pub(super) fn new(shared: &Shared) -> Result<Self, StoreError> {
         let applied = shared.catalog.applied()?;
-        Ok(Self { durable: applied.clone(), applied, waiting: Vec::new(), failing: false, told: VecDeque::new() })
+        Ok(Self {
+            durable: applied.clone(),
+            applied,
+            waiting: Vec::new(),
+            failing: false,
+            damaged: false,
+            unreadable: BTreeSet::new(),
+            told: VecDeque::new(),
+        })
     }
 
     pub(super) fn is_failing(&self) -> bool {
         self.failing
     }
 
-    pub(super) fn fail(&mut self) {
+    pub(super) fn fail(&mut self, is_damaged: bool) {
         self.failing = true;
+        self.damaged |= is_damaged;
+    }
+
+    /// Volumes that could not be read are tried once more.
+    pub(super) fn try_unreadable(&mut self) {
+        self.unreadable.clear();
     }
 
     pub(super) fn applied(&self, volume: VolumeNumber) -> LogPosition {
@@ -50,7 +68,7 @@ impl Projection {
 
     /// Everything that `after` says is in the catalog.
     fn has(&self, after: &[(VolumeNumber, LogPosition)]) -> bool {
-        after.iter().all(|&(volume, position)| self.applied(volume) >= position)
+        after.iter().all(|&(volume, position)| self.applied(volume) >= position || self.unreadable.contains(&volume))
     }
 
     fn is_told(&mut self, recording: RecordingId, sequence: FactSequence) -> bool {
@@ -80,7 +98,9 @@ impl Keeper {
         }
         let mut owing = Changes::default();
         owed.into_iter().for_each(|(volume, recording)| owing.owe(volume, recording));
-        let result = if !self.projection.has(&after) {
+        // Of a volume that could not be read something is missing before this.
+        let follows = self.projection.has(&after) && !self.projection.unreadable.contains(&volume);
+        let result = if !follows {
             self.catch_up()
         } else if self.projection.applied(volume) < to {
             self.apply(volume, to, &changes, notes)
@@ -127,13 +147,16 @@ impl Keeper {
         let (shared, logs) = (Arc::clone(&self.shared), self.logs.clone());
         read_forgotten(&*shared.io, &*shared.catalog, &logs, &[volume])?;
         let end = to_the_end(&*shared.io, logs.volume(volume)?)?;
+        owe_missed(&*shared.catalog, &logs, &[end])?;
         self.read_on(&[end])?.map_or(Ok(()), Err)
     }
 
     /// How far the journals that can be read are known to be durable.
     fn ends(&self) -> Vec<(VolumeNumber, KnownEnd)> {
         let is_there = |volume: &VolumeNumber| {
-            self.shared.volume(*volume).is_some_and(|volume| volume.fault() != VolumeState::Missing)
+            let fault = self.shared.volume(*volume).map_or(VolumeState::Missing, |volume| volume.fault());
+            !matches!(fault, VolumeState::Missing | VolumeState::Stalled)
+                && !self.projection.unreadable.contains(volume)
         };
         let ends = self.projection.durable.iter().map(|(&volume, &position)| (volume, KnownEnd::At(position)));
         ends.filter(|(volume, _)| is_there(volume)).collect()
@@ -155,7 +178,8 @@ impl Keeper {
         caught_up.count(&mut self.shared.keeper());
         self.damaged.extend(caught_up.damaged);
         for (volume, error) in &caught_up.unreadable {
-            tracing::error!(volume = volume.0, %error, "the catalog cannot follow a volume's journal now");
+            tracing::error!(volume = volume.0, %error, "the catalog cannot follow a volume's journal now; it is tried again");
+            self.projection.unreadable.insert(*volume);
         }
         Ok(caught_up.unreadable.into_iter().next().map(|(_, error)| error))
     }
@@ -185,7 +209,7 @@ impl Keeper {
 
     /// Tries whether a catalog that has failed can be used again.
     pub(super) fn reopen_catalog(&mut self) {
-        if !self.projection.failing {
+        if !self.projection.failing || self.projection.damaged {
             return;
         }
         let reopened = self.shared.catalog.reopen().map_err(StoreError::from).and_then(|()| {

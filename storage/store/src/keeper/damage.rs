@@ -2,9 +2,10 @@
 
 use super::{Keeper, StoreEvent};
 use crate::StoreError;
+use crate::catch_up::Damage;
 use sidetone_catalog::Pending;
-use sidetone_log::{Fact, VolumeNumber};
-use sidetone_model::{CaptureTime, Gap, RecordingState};
+use sidetone_log::Fact;
+use sidetone_model::{CaptureTime, Gap, Recording, RecordingId, RecordingState};
 use std::sync::Arc;
 
 /// The reason of a gap that stands for audio which the store had and cannot read.
@@ -12,45 +13,65 @@ pub(super) const REASON: &str = "damaged in the store";
 
 impl Keeper {
     /// Tells of damage that was met, and sees to it that no recording is shown as complete of which something may have lain there:
-    /// those with audio in the damaged file, or without any although they need that file's volume. That may be more than were
-    /// hit; a recording that goes on has a gap from its restart.
-    pub(super) fn own_up(&mut self, pending: &[Pending]) -> Result<(), StoreError> {
-        for damage in std::mem::take(&mut self.damaged) {
-            (self.sink)(StoreEvent::JournalDamaged { volume: damage.volume, error: damage.error });
-            for pending in pending {
-                if self.may_be_hit(pending, damage.volume, damage.file)? {
-                    self.mark_incomplete(pending)?;
+    /// those with audio near it in that journal, or none in it although it may have been there. That may be more than were hit.
+    /// Damage is remembered until the recordings that were going on when it was met are over.
+    pub(crate) fn own_up(&mut self, pending: &[Pending]) -> Result<(), StoreError> {
+        let damaged = std::mem::take(&mut self.damaged);
+        for (place, damage) in damaged.iter().enumerate() {
+            let told_at = damage.told_at.unwrap_or_else(|| self.shared.io.now());
+            match self.own_up_to(damage, told_at, pending) {
+                Ok(true) => self.damaged.push(Damage { told_at: Some(told_at), ..damage.clone() }),
+                Ok(false) => {}
+                Err(error) => {
+                    self.damaged.extend_from_slice(&damaged[place..]);
+                    return Err(error);
                 }
             }
         }
         Ok(())
     }
 
-    fn may_be_hit(&self, pending: &Pending, volume: VolumeNumber, file: u32) -> Result<bool, StoreError> {
-        if pending.state != Some(RecordingState::Complete) {
-            return Ok(false);
+    /// Whether it may concern recordings that are not over.
+    fn own_up_to(&mut self, damage: &Damage, told_at: CaptureTime, pending: &[Pending]) -> Result<bool, StoreError> {
+        if damage.told_at.is_none() {
+            (self.sink)(StoreEvent::JournalDamaged { volume: damage.volume, error: damage.error.clone() });
         }
-        let rows = self.shared.catalog.unsealed(pending.recording)?;
-        let files = rows.iter().filter(|row| row.volume == volume).map(|row| row.located.position.file);
-        let (first, last) = (files.clone().min(), files.max());
-        Ok(match (first, last) {
+        let mut goes_on = false;
+        for pending in pending {
+            let Some(document) = self.shared.catalog.recording(pending.recording)? else { continue };
+            if document.started_at > told_at {
+                continue;
+            }
+            match document.state {
+                RecordingState::Active => goes_on = true,
+                RecordingState::Complete if self.may_be_hit(pending.recording, damage)? => {
+                    self.mark_incomplete(document);
+                }
+                _ => {}
+            }
+        }
+        Ok(goes_on)
+    }
+
+    fn may_be_hit(&self, recording: RecordingId, damage: &Damage) -> Result<bool, StoreError> {
+        let rows = self.shared.catalog.unsealed(recording)?;
+        let files = rows.iter().filter(|row| row.volume == damage.volume).map(|row| row.located.position.file);
+        Ok(match (files.clone().min(), files.max()) {
             // Files follow each other: what lay between two pieces of it, or just before or behind them.
-            (Some(first), Some(last)) => (first.saturating_sub(1)..=last.saturating_add(1)).contains(&file),
-            _ => rows.is_empty() && self.shared.catalog.runs(pending.recording)?.is_empty(),
+            (Some(first), Some(last)) => (first.saturating_sub(1)..=last.saturating_add(1)).contains(&damage.file),
+            _ => true,
         })
     }
 
-    fn mark_incomplete(&mut self, pending: &Pending) -> Result<(), StoreError> {
-        let Some(document) = self.shared.catalog.recording(pending.recording)? else { return Ok(()) };
-        if document.gaps.iter().any(|gap| gap.reason == REASON) {
-            return Ok(());
+    fn mark_incomplete(&mut self, mut document: Recording) {
+        let is_on_its_way = |announcement: &super::Announcement| matches!(&announcement.fact, Fact::Recording { recording, .. } if recording.id == document.id);
+        if document.gaps.iter().any(|gap| gap.reason == REASON) || self.announcements.iter().any(is_on_its_way) {
+            return;
         }
-        let (from, to): (CaptureTime, Option<CaptureTime>) = (document.started_at, document.ended_at);
-        let mut document = document;
+        let (from, to) = (document.started_at, document.ended_at);
         document.state = RecordingState::Incomplete;
         document.gaps.push(Gap { from, to, reason: REASON.to_owned() });
         tracing::error!(recording = %document.id, "part of a recording may have lain where a journal is damaged: it is incomplete");
         self.add_announcement(Fact::Recording { recording: Arc::new(document), resume: None });
-        Ok(())
     }
 }

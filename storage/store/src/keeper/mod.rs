@@ -30,6 +30,7 @@ use crate::{StoreError, StoreWriter, VolumeState};
 use apply::Projection;
 use backfill::Backfill;
 use segments::Segments;
+use sidetone_catalog::CatalogError;
 use sidetone_log::{ChunkRecord, Fact, FactSequence, Journal, Run, SegmentNumber, Table, VolumeNumber};
 use sidetone_model::{CaptureTime, Recording, RecordingId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -268,9 +269,17 @@ impl Keeper {
         Ok(more)
     }
 
-    /// Damage that opening the store has found.
-    pub(crate) fn found_damaged(&mut self, damaged: Vec<Damage>) {
-        self.damaged.extend(damaged);
+    /// Damage that opening the store has found. It is told again when somebody listens.
+    pub(crate) fn found_damaged(&mut self, damaged: Vec<Damage>) -> Result<(), StoreError> {
+        self.damaged.extend(damaged.iter().cloned());
+        self.own_up(&self.shared.catalog.pending()?)?;
+        self.damaged = damaged;
+        Ok(())
+    }
+
+    /// So much has to get into the log.
+    pub(crate) fn to_announce(&self) -> usize {
+        self.announcements.len()
     }
 
     /// Something has to get into the log; it is tried until it is there.
@@ -337,7 +346,8 @@ impl Keeper {
                     tracing::error!(%error, "the catalog cannot be used: recording goes on, and it is brought up to date later");
                     (self.sink)(StoreEvent::CatalogFailing { error: error.to_string() });
                 }
-                self.projection.fail();
+                let is_damaged = matches!(error, StoreError::Catalog(CatalogError::Damaged { .. }));
+                self.projection.fail(is_damaged);
             }
             error => tracing::error!(%error, "moving audio into segments failed; it is tried again"),
         }

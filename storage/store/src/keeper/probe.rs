@@ -19,6 +19,7 @@ const PROBE_FILE: &str = "probe";
 
 impl Keeper {
     pub(super) fn probe(&mut self) {
+        self.projection.try_unreadable();
         self.reopen_catalog();
         for index in 0..self.shared.volumes.len() {
             let volume = Arc::clone(&self.shared.volumes[index]);
@@ -37,10 +38,30 @@ impl Keeper {
                         tracing::debug!(volume = volume.volume.number.0, %error, "a volume still cannot be written");
                     }
                 }
-                _ => self.measure(&volume),
+                _ => {
+                    if self.has_journal[index] && !self.segments.has_begun(volume.volume.number) {
+                        self.look_for_orphans(volume.volume.number);
+                    }
+                    self.measure(&volume);
+                }
             }
         }
         self.tell_volume_states();
+    }
+
+    /// The segments of a volume could not be read when it was opened: nothing is sealed there until they can be.
+    fn look_for_orphans(&mut self, volume: VolumeNumber) {
+        let found = self.logs.clone().volume(volume).and_then(|logs| unannounced_runs(&self.shared, logs));
+        match found {
+            Ok(Orphans { runs, next, left_open }) => {
+                self.take_over(volume, next, left_open);
+                runs.into_iter().for_each(|fact| self.adopt(fact));
+            }
+            Err(error) => {
+                tracing::error!(volume = volume.0, %error, "the segments of a volume still cannot be read: nothing is sealed there");
+                self.shared.keeper().seal_failures += 1;
+            }
+        }
     }
 
     /// Finds out whether a volume that failed can be written, and lets the writer have it.
@@ -69,6 +90,7 @@ impl Keeper {
         // It was away since the store was opened.
         // What can be read is read before the journal is opened, which begins a file each time.
         self.read_volume(volume.number)?;
+        shared.unread.store(false, Ordering::Release);
         let Orphans { runs, next, left_open } = unannounced_runs(&self.shared, self.logs.volume(volume.number)?)?;
         let journal = open_journal(&self.shared, shared)?;
         self.reach(volume.number, journal.durable())?;

@@ -13,6 +13,7 @@ use sidetone_catalog::{Changes, HeldFact, Pending};
 use sidetone_log::{Content, FactRecord, KnownEnd, LogPosition, Through, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId, RecordingState};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -37,7 +38,13 @@ impl Keeper {
             let volume = shared.volume.number;
             let logs = self.logs.clone();
             let logs = logs.volume(volume)?;
-            let files = logs.journal.files()?;
+            let files = match logs.journal.files() {
+                Ok(files) => files,
+                Err(error) => {
+                    tracing::error!(volume = volume.0, %error, "the journal of a volume cannot be listed; its files stay");
+                    continue;
+                }
+            };
             let applied = self.projection.applied(volume);
             let Some(&first) = files.first().filter(|&&first| first < applied.file) else { continue };
             let needed =
@@ -50,7 +57,7 @@ impl Keeper {
                 let files: Vec<u32> = files.into_iter().take_while(|&file| file < needed).collect();
                 self.remove(logs, &files)?;
             }
-            if needed < applied.file {
+            if needed < applied.file && self.has_room_to_seal(&Arc::clone(&self.shared.volumes[index])) {
                 more |= self.free(volume, needed, applied, pending, now)?;
             }
         }
@@ -100,7 +107,12 @@ impl Keeper {
                 continue;
             }
             if pending.state == Some(RecordingState::Active) {
-                self.renew(recording, volume, &held, now);
+                let in_first: Vec<HeldFact> = held
+                    .iter()
+                    .filter(|held| place(held, volume).is_some_and(|at| at.file == first))
+                    .cloned()
+                    .collect();
+                self.renew(recording, volume, &in_first, now);
                 continue;
             }
             if pending.unsealed_chunks > 0 && self.is_to_be_sealed(pending, volume)? {

@@ -6,12 +6,14 @@
 use super::segments::{Kind, NewRun, kind_of};
 use super::{Keeper, StoreEvent, damage};
 use crate::StoreError;
-use crate::shared::{is_fault, is_of_the_device};
+use crate::options::room_to_seal;
+use crate::shared::{SharedVolume, is_fault, may_pass};
 use sidetone_catalog::{ChunkLocation, HeldFact, Pending};
 use sidetone_log::format::RUN_CHUNKS_MAX;
 use sidetone_log::{ChunkRecord, Fact, FactRecord, FactSequence, LogPosition, Through, VolumeNumber};
 use sidetone_model::{CaptureTime, Gap, Recording, RecordingId, RecordingState, Tick};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Recordings tried in one step, whatever their size.
@@ -75,14 +77,14 @@ impl Keeper {
         self.announce();
     }
 
-    /// Volumes whose segments can be written. Not with their last reserve: a run takes its room twice until the journal files
-    /// go.
+    /// Volumes whose segments can be written. With their last reserve only while there is room for what that takes: a run takes its
+    /// room twice until the journal files go, which is the way out of the reserve.
     fn usable_volumes(&mut self) -> Vec<VolumeNumber> {
         let volumes: Vec<_> = self
             .shared
             .volumes
             .iter()
-            .filter(|volume| volume.state().takes_audio())
+            .filter(|volume| self.has_room_to_seal(volume))
             .map(|volume| volume.volume.number)
             .collect();
         let logs = &self.logs;
@@ -90,6 +92,12 @@ impl Keeper {
         let is_usable =
             |volume: &VolumeNumber| logs.volume(*volume).is_ok_and(|logs| segments.is_usable(*volume, &logs.segments));
         volumes.into_iter().filter(is_usable).collect()
+    }
+
+    pub(super) fn has_room_to_seal(&self, volume: &SharedVolume) -> bool {
+        let state = volume.state();
+        let room = room_to_seal(&self.shared.options, volume.total_bytes.load(Ordering::Relaxed));
+        state.takes_audio() || state.takes_facts() && volume.free_bytes.load(Ordering::Relaxed) >= room
     }
 
     fn is_due(&self, pending: &Pending, now: CaptureTime) -> bool {
@@ -178,7 +186,7 @@ impl Keeper {
         for row in rows {
             match journal.read_chunk(row.located) {
                 Ok(chunk) => chunks.push(chunk),
-                Err(error) if is_fault(&error) && (attempts < ATTEMPTS || !is_of_the_device(&error)) => {
+                Err(error) if may_pass(&error) || is_fault(&error) && attempts < ATTEMPTS => {
                     tracing::error!(%recording, %error, "audio cannot be read from the journal; it is tried again");
                     self.shared.keeper().seal_failures += 1;
                     let until = now.saturating_add(PUT_OFF * (1 << attempts.min(ATTEMPTS)));

@@ -94,6 +94,11 @@ impl Segments {
         *next = number.max(*next);
     }
 
+    /// Segments can be made on a volume.
+    pub(super) fn has_begun(&self, volume: VolumeNumber) -> bool {
+        self.next.contains_key(&volume)
+    }
+
     /// Writes a run, which is durable after [`Self::flush`].
     ///
     /// # Errors
