@@ -84,14 +84,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let speech: Vec<i16> = sidetone_callgen::Traffic::reference(&traffic, 0, Side::Caller);
 
     let track = TrackConfig::default();
-    let few = directory.path().join("few.pcap");
-    let one_after_the_other = Duration::from_secs(options.seconds * options.calls as u64 / FEW_CALLS as u64);
-    let few_calls = Traffic { ramp: one_after_the_other, ..traffic.clone() };
-    write_pcap(std::fs::File::create(&few)?, sidetone_callgen::Traffic::new(&few_calls)?)?;
-    let more_calls = options.calls.saturating_sub(FEW_CALLS).max(1) as f64;
-    let memory_kib_per_call = (peak_of(&capture)? - peak_of(&few)?) / more_calls;
-    let (mut replays, mut encodings) = (Vec::new(), Vec::new());
+    let memory = Memory::prepare(directory.path(), options)?;
+    let (mut replays, mut encodings, mut memories) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..options.rounds {
+        memories.push(memory.kib_per_call()?);
         let cpu = cpu_seconds();
         replay_once(&capture, &directory.path().join(format!("store-{round}")), &track)?;
         replays.push(cpu_seconds() - cpu);
@@ -106,7 +102,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         replay_ms_per_call_second: replay_seconds * 1000.0 / call_seconds,
         opus_ms_per_call_second: opus_seconds * 1000.0 / call_seconds,
         opus_share: opus_seconds / replay_seconds,
-        memory_kib_per_call,
+        memory_kib_per_call: median(&mut memories),
         bitrate_bits_per_second: track.bitrate_bits_per_second,
         complexity: track.complexity,
     };
@@ -169,6 +165,37 @@ fn encode_alone(speech: &[i16], packets: u64, streams: usize, track: &TrackConfi
         }
     }
     Ok(())
+}
+
+/// The same calls at the same time, and a few at a time: what the first takes more is what so many calls more take.
+struct Memory {
+    many: PathBuf,
+    few: PathBuf,
+    more_calls: f64,
+}
+
+impl Memory {
+    fn prepare(directory: &Path, options: &Options) -> Result<Self> {
+        // So many that what a process takes now and then more or less does not count.
+        let calls = options.calls * 4;
+        let seconds = (options.seconds / 3).max(1);
+        let many =
+            Traffic { calls, ramp: Duration::from_secs(2), talk: Duration::from_secs(seconds), ..Traffic::default() };
+        let one_after_the_other = Duration::from_secs(seconds * calls as u64 / FEW_CALLS as u64);
+        let few = Traffic { ramp: one_after_the_other, ..many.clone() };
+        let write = |name: &str, traffic: &Traffic| -> Result<PathBuf> {
+            let path = directory.join(name);
+            let file = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(&path)?);
+            write_pcap(file, sidetone_callgen::Traffic::new(traffic)?)?;
+            Ok(path)
+        };
+        let more_calls = calls.saturating_sub(FEW_CALLS).max(1) as f64;
+        Ok(Self { many: write("many.pcap", &many)?, few: write("few.pcap", &few)?, more_calls })
+    }
+
+    fn kib_per_call(&self) -> Result<f64> {
+        Ok((peak_of(&self.many)? - peak_of(&self.few)?) / self.more_calls)
+    }
 }
 
 /// CPU time of this process with all its threads.

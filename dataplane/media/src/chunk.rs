@@ -29,10 +29,14 @@ const BRIDGED_TICKS: u64 = 5;
 const RUN_IDLE_TICKS: u64 = 50;
 /// The longest Opus packet made here; at 16 kbit/s the average is 40 bytes. Opus keeps to what it is given.
 const PACKET_BYTES_MAX: usize = 320;
-/// Room for a chunk: 1 s at up to 30 kbit/s; a chunk that would grow beyond is sealed earlier.
-const CHUNK_BYTES_MAX: usize = 4096;
+/// Room for a chunk: so many parts of ten of what its steps take at the bit rate, which is an average. A chunk that would grow
+/// beyond is sealed earlier.
+const CHUNK_ROOM_TENTHS: usize = 18;
 /// Sample values below this at the end of a step are silence: −54 dBFS.
 const SILENCE: i16 = 64;
+
+/// Grid steps of 20 ms.
+const TICKS_PER_SECOND: usize = 50;
 
 /// Where sealed chunks go.
 pub trait ChunkSink {
@@ -72,6 +76,12 @@ pub(crate) struct ChunkWriter {
     counts: ChunkCounts,
 }
 
+/// Bytes of a chunk, at most.
+fn room(config: &TrackConfig) -> usize {
+    let step_bytes = config.bitrate_bits_per_second as usize / (8 * TICKS_PER_SECOND);
+    (usize::from(config.chunk_ticks) * step_bytes * CHUNK_ROOM_TENTHS / 10).max(4 * PACKET_BYTES_MAX)
+}
+
 impl ChunkWriter {
     pub(crate) fn new(recording: RecordingId, track: TrackId, config: &TrackConfig) -> Result<Self, MediaError> {
         let failed = |operation: &'static str| move |source| MediaError::Encoder { operation, source };
@@ -96,7 +106,7 @@ impl ChunkWriter {
             end_tick: 0,
             ticks: 0,
             packets: 0,
-            payload: ChunkPayload(Vec::with_capacity(CHUNK_BYTES_MAX)),
+            payload: ChunkPayload(Vec::with_capacity(room(config))),
             counts: ChunkCounts::default(),
         })
     }
@@ -199,7 +209,7 @@ impl ChunkWriter {
         if is_before
             || tick >= self.end_tick
             || distance >= u64::from(TICKS_PER_CHUNK_MAX)
-            || self.payload.0.len() + 2 * (empty_ticks + 1) + packet_bytes > CHUNK_BYTES_MAX
+            || self.payload.0.len() + 2 * (empty_ticks + 1) + packet_bytes > self.payload.0.capacity()
         {
             self.seal(sink);
         }

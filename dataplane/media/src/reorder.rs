@@ -10,9 +10,9 @@ use crate::payload::PayloadKind;
 use crate::sequence::ExtendedSequence;
 use sidetone_model::CaptureTime;
 
-pub(crate) const HELD_PACKETS_MAX: usize = 48;
-/// Half a second of G.711; more than the reorder window.
-pub(crate) const HELD_BYTES_MAX: usize = 4096;
+pub(crate) const HELD_PACKETS_MAX: usize = 32;
+/// 320 ms of G.711; more than the reorder window.
+pub(crate) const HELD_BYTES_MAX: usize = 2560;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Packet {
