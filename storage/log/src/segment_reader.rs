@@ -53,6 +53,11 @@ impl SegmentReader {
         Self { shared: Arc::new(Shared { files, directory, owner }) }
     }
 
+    /// Whether a segment has its footer and its index: it was closed, and is not written any more.
+    pub fn is_closed(&self, segment: SegmentNumber) -> Result<bool, LogError> {
+        Ok(self.open_segment(segment)?.closed()?.is_some())
+    }
+
     /// Those that are there, ascending.
     pub fn segments(&self) -> Result<Vec<SegmentNumber>, LogError> {
         let numbers = list_segments(&**self.shared.files.io(), &self.shared.directory)?;

@@ -14,6 +14,7 @@
 use crate::description::{
     Description, KnownVolume, STORE_FILE, VOLUME_FILE, VolumeDescription, is_unused, make_directory,
 };
+use crate::keeper::OPEN_SPAN;
 use crate::logs::{Logs, VolumeLogs};
 use crate::open::take_lock;
 use crate::reader::StoreReader;
@@ -252,8 +253,12 @@ impl Copying<'_> {
 
     fn segments(&mut self, logs: &VolumeLogs) -> Result<Vec<Source>, StoreError> {
         let mut files = Vec::new();
-        for segment in logs.segments.segments()? {
-            files.push((logs.segments.path(segment), logs.is_closed(self.io, segment)?));
+        let segments = logs.segments.segments()?;
+        let newest = segments.last().map_or(0, |last| last.0);
+        for segment in segments {
+            // Only the newest can be open.
+            let is_final = segment.0 + 2 * OPEN_SPAN < newest || logs.segments.is_closed(segment)?;
+            files.push((logs.segments.path(segment), is_final));
         }
         self.sources(files.into_iter())
     }

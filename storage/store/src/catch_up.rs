@@ -116,6 +116,27 @@ pub(crate) fn read_forgotten(
     Ok(())
 }
 
+/// Notes in the catalog what volumes may have missed of the facts that it knows: those that lie in journals, and not in those of all
+/// volumes. Before [`catch_up`]: what that reads may settle them, and then nothing tells any more who has them.
+pub(crate) fn owe_pending(catalog: &dyn Catalog, volumes: &[VolumeNumber]) -> Result<(), StoreError> {
+    if volumes.len() == 1 {
+        return Ok(());
+    }
+    let mut owing = Changes::default();
+    for pending in catalog.pending()? {
+        let held = catalog.facts(pending.recording)?;
+        for &volume in volumes {
+            let is_missed = |places: &[(VolumeNumber, LogPosition)]| {
+                !places.is_empty() && places.iter().all(|(of, _)| *of != volume)
+            };
+            if held.iter().any(|held| is_missed(&held.places)) {
+                owing.owe(volume, pending.recording);
+            }
+        }
+    }
+    Ok(catalog.apply(&owing, &[])?)
+}
+
 /// Notes in the catalog which volumes may have missed facts that [`catch_up`] is going to read: those that lie in other journals and
 /// not in theirs. Before it, as afterwards nothing tells any more that they were new.
 pub(crate) fn owe_missed(

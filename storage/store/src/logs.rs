@@ -1,7 +1,7 @@
 //! The log files of all volumes, open for reading.
 
 use crate::StoreError;
-use crate::shared::{is_of_the_device, lock};
+use crate::shared::lock;
 use crate::volume::Volume;
 use sidetone_log::format::{ALIGNMENT_BYTES, FileHeader, Meaning, decode_record};
 use sidetone_log::{
@@ -97,25 +97,6 @@ impl Indexes {
 }
 
 impl VolumeLogs {
-    /// Whether a segment has its footer: it was closed, and is not written any more.
-    pub(crate) fn is_closed(&self, io: &dyn Io, segment: SegmentNumber) -> Result<bool, StoreError> {
-        let path = self.segments.path(segment);
-        let failed = |source| StoreError::from(LogError::Io { operation: "read", path: path.clone(), source });
-        let file = io.open(&path).map_err(failed)?;
-        let bytes = file.bytes().map_err(failed)?;
-        let block = ALIGNMENT_BYTES as u64;
-        if bytes < 2 * block || !bytes.is_multiple_of(block) {
-            return Ok(false);
-        }
-        let mut last = vec![0; ALIGNMENT_BYTES];
-        let filled = match file.read_at(&mut last, bytes - block) {
-            // A footer that nobody can read is none: the rest of the file is found without it.
-            Err(error) if is_of_the_device(&error) => return Ok(false),
-            filled => filled.map_err(failed)?,
-        };
-        Ok(matches!(decode_record(&last[..filled]), Some((_, Meaning::Footer(_)))))
-    }
-
     /// What counts of a segment: all of a closed one; of one that its process did not close, what was flushed. Afterwards
     /// that is durable.
     ///
@@ -128,7 +109,7 @@ impl VolumeLogs {
         at_least: u64,
     ) -> Result<SegmentContents, StoreError> {
         let path = self.segments.path(segment);
-        if self.is_closed(io, segment)? {
+        if self.segments.is_closed(segment)? {
             let contents = self.segments.contents(segment, at_least)?;
             if contents.closed {
                 return Ok(contents);

@@ -1,6 +1,6 @@
 //! Opening a store for writing.
 
-use crate::catch_up::{Damage, catch_up, owe_missed, read_forgotten, to_the_end};
+use crate::catch_up::{Damage, catch_up, owe_missed, owe_pending, read_forgotten, to_the_end};
 use crate::description::{Description, STORE_FILE, is_unused, make_directory};
 use crate::handle::StoreHandle;
 use crate::keeper::{Keeper, look_at_space};
@@ -189,6 +189,7 @@ fn read_on(shared: &Shared, logs: &Logs, lanes: &mut [Lane]) -> Result<Vec<Damag
             Err(error) => cannot_read(shared, lane, error)?,
         }
     }
+    owe_pending(catalog, &shared.numbers())?;
     owe_missed(catalog, logs, &ends)?;
     let caught_up = catch_up(catalog, logs, &ends, &mut |_| {})?;
     caught_up.count(&mut shared.keeper());
@@ -253,7 +254,6 @@ fn assemble(shared: &Arc<Shared>, logs: &Logs, mut lanes: Vec<Lane>) -> Result<S
     let queues = Queues { submissions: submitted, revived: revivals, batches };
     let mut writer = StoreWriter::new(Arc::clone(shared), lanes, sequence, running, queues);
     announce(&mut writer, &mut keeper, orphans);
-    keeper.owe_pending()?;
     Ok(Store { writer, keeper, reader, handle })
 }
 

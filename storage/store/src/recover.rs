@@ -41,7 +41,7 @@ pub(crate) fn unannounced_runs(shared: &Shared, logs: &VolumeLogs) -> Result<Orp
     let next = SegmentNumber(segments.last().map_or(1, |last| last.0 + 1));
     let mut orphans = Orphans { runs: Vec::new(), next, left_open: Vec::new() };
     for &segment in segments.iter().filter(|segment| segment.0 + 2 * OPEN_SPAN >= next.0) {
-        if logs.is_closed(&*shared.io, segment)? {
+        if logs.segments.is_closed(segment)? {
             continue;
         }
         let contents =

@@ -232,7 +232,7 @@ impl Check<'_> {
                 LogFileName::Segment(number) => {
                     let newest = logs.segments.segments()?.last().map_or(0, |last| last.0);
                     let may_be_open = number.0 + MAY_BE_OPEN > newest;
-                    let closed = logs.is_closed(reader.io(), number)? || !may_be_open;
+                    let closed = logs.segments.is_closed(number)? || !may_be_open;
                     logs.segments.verify_file(number, known_end, closed, &mut watch)
                 }
             }

@@ -68,7 +68,14 @@ pub(crate) fn open(
             Ok(Found::Unused) if create => {
                 let next = remembered.iter().map(|known| known.volume.0).max().unwrap_or(0).checked_add(1);
                 let number = next.ok_or_else(|| StoreError::TooManyVolumes { path: directory.clone() })?;
-                make_volume(io, directory, description.store_id, VolumeNumber(number))?
+                match make_volume(io, directory, description.store_id, VolumeNumber(number)) {
+                    Err(StoreError::Io { source, .. }) => {
+                        tracing::error!(directory = %directory.display(), error = %source,
+                            "no volume could be made of a directory: the store opens without it");
+                        continue;
+                    }
+                    made => made?,
+                }
             }
             Ok(Found::Unused) => {
                 tracing::warn!(directory = %directory.display(),

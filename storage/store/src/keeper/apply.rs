@@ -5,7 +5,7 @@
 
 use super::{Keeper, StoreEvent};
 use crate::batch::{Batch, Note};
-use crate::catch_up::{catch_up, owe_missed, read_forgotten, to_the_end};
+use crate::catch_up::{catch_up, owe_missed, owe_pending, read_forgotten, to_the_end};
 use crate::handle::Delivery;
 use crate::shared::Shared;
 use crate::{StoreError, VolumeState};
@@ -214,9 +214,9 @@ impl Keeper {
         }
         let reopened = self.shared.catalog.reopen().map_err(StoreError::from).and_then(|()| {
             self.projection.applied = self.shared.catalog.applied()?;
+            owe_pending(&*self.shared.catalog, &self.shared.numbers())?;
             owe_missed(&*self.shared.catalog, &self.logs, &self.ends())?;
-            self.catch_up()?;
-            self.owe_pending()
+            self.catch_up()
         });
         match reopened {
             Ok(()) => {

@@ -3,7 +3,7 @@
 //! Every fact is on every volume, so that any one can be lost. The writer tells which volumes did not take a fact; the catalog
 //! remembers whom it was about, and when the volume can be written, all facts about that recording go into one of its
 //! segments. A crash between a fact and that note leaves the fact in a journal: who opens the store looks there
-//! ([`Keeper::owe_pending`]). A catalog made anew remembers nothing of it.
+//! ([`owe_pending`](crate::catch_up::owe_pending)). A catalog made anew remembers nothing of it.
 
 use super::Keeper;
 use super::is_due;
@@ -34,25 +34,6 @@ impl Keeper {
             self.shared.catalog.apply(owing, &[])?;
         }
         Ok(())
-    }
-
-    /// Facts that lie in journals, and not in those of all volumes: the others may not have them.
-    pub(crate) fn owe_pending(&mut self) -> Result<(), StoreError> {
-        if self.shared.volumes.len() == 1 {
-            return Ok(());
-        }
-        let mut owing = Changes::default();
-        for pending in self.shared.catalog.pending()? {
-            let held = self.shared.catalog.facts(pending.recording)?;
-            for volume in self.shared.numbers() {
-                let is_missed =
-                    |places: &[(VolumeNumber, _)]| !places.is_empty() && places.iter().all(|(of, _)| *of != volume);
-                if held.iter().any(|held| is_missed(&held.places)) {
-                    owing.owe(volume, pending.recording);
-                }
-            }
-        }
-        self.owe(&owing)
     }
 
     /// Writes to volumes what they have missed. True when there is more to do.

@@ -177,7 +177,7 @@ impl Keeper {
         for held in held {
             let key = (recording, held.record.sequence);
             let Some(position) = place(held, volume).filter(|_| !self.renewed.contains_key(&key)) else { continue };
-            let record = self.as_logged(volume, position, held);
+            let Some(record) = self.as_logged(volume, position, held) else { continue };
             match self.submit_again(record) {
                 Ok(()) => {
                     self.renewed.insert(key, now);
@@ -189,15 +189,16 @@ impl Keeper {
         }
     }
 
-    /// A fact with everything that the log has of it: the catalog gives documents without the call tracker's state.
-    pub(super) fn as_logged(&self, volume: VolumeNumber, position: LogPosition, held: &HeldFact) -> FactRecord {
+    /// A fact with everything that the log has of it: the catalog gives documents without the call tracker's state. `None` while
+    /// it cannot be read.
+    fn as_logged(&self, volume: VolumeNumber, position: LogPosition, held: &HeldFact) -> Option<FactRecord> {
         let end = KnownEnd::At(self.projection.applied(volume));
-        let logs = self.logs.volume(volume).ok();
-        let entry = logs.and_then(|logs| logs.journal.scan(position, end).ok()?.next()?.ok());
+        let entry = self.logs.volume(volume).ok()?.journal.scan(position, end).ok()?.next()?;
         match entry.map(|entry| entry.content) {
-            Some(Content::Fact(record)) if record.sequence == held.record.sequence => record,
+            Ok(Content::Fact(record)) if record.sequence == held.record.sequence => Some(record),
+            Err(error) if !error.is_damage() => None,
             // Damaged there. The catalog has the state, as long as it lives.
-            _ => held.record.clone(),
+            _ => Some(held.record.clone()),
         }
     }
 }

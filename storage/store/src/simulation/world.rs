@@ -100,6 +100,8 @@ pub(super) struct World {
     further: Vec<PathBuf>,
     /// Whether the last of the further volumes is away.
     is_missing: bool,
+    /// Volumes that the store has had from the beginning: one that comes later has what comes later.
+    first_volumes: Option<Vec<VolumeNumber>>,
     /// One of the further volumes does not work well when the store is opened.
     is_ill: bool,
     life: Arc<Life>,
@@ -131,6 +133,7 @@ impl World {
             catalog: Arc::new(MemoryCatalog::new()),
             further,
             is_missing: false,
+            first_volumes: None,
             is_ill: false,
             life: Life::new(0),
             store: None,
@@ -220,6 +223,7 @@ impl World {
             Ok(mut store) => {
                 let events = Arc::clone(&self.events);
                 store.keeper.on_event(move |event| events.lock().unwrap().push(event));
+                self.first_volumes.get_or_insert_with(|| store.handle.shared.numbers());
                 self.store = Some(store);
                 Ok(())
             }
@@ -542,8 +546,7 @@ impl World {
             }
         }
         self.check_rebuild("at the end")?;
-        let volumes = self.store().handle.shared.numbers();
-        for number in volumes {
+        for number in self.first_volumes.clone().unwrap_or_default() {
             let (_, _, alone) = self.rebuild(Some(number))?;
             self.oracle.check_facts(&alone).map_err(|what| format!("by volume {} alone, {what}", number.0))?;
         }
