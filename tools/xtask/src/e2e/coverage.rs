@@ -4,7 +4,7 @@
 use crate::report::{Recording, Track};
 use anyhow::{Context, Result, bail};
 use sidetone_testkit::Recorder;
-use sidetone_testkit::reference::{Reference, Stream};
+use sidetone_testkit::reference::{Packet, Reference, Stream};
 use sidetone_testkit::speech::RATE_HZ;
 use sidetone_testkit::wav::Wav;
 use std::path::Path;
@@ -20,8 +20,19 @@ pub(super) struct Heard {
     pub(super) who: String,
     /// Packets on the wire.
     pub(super) packets: usize,
+    /// When the first of them was, in ns since the Unix epoch.
+    pub(super) first_ns: u64,
     /// When the packets were on the wire that cannot be heard, in ns since the Unix epoch, ascending.
     pub(super) missing: Vec<u64>,
+}
+
+impl Heard {
+    /// The packets that cannot be heard, counted from the stream's first, as near as its clock says.
+    pub(super) fn which(&self) -> String {
+        let numbers: Vec<String> =
+            self.missing.iter().take(10).map(|time| ((time - self.first_ns) / PACKET_NS).to_string()).collect();
+        format!("{}{}", numbers.join(" "), if self.missing.len() > numbers.len() { " …" } else { "" })
+    }
 }
 
 /// Listens to both sides of a recording.
@@ -47,7 +58,8 @@ pub(super) fn listen(
             let track = track.with_context(|| format!("{who}: no such track"))?;
             let stream = stream_of(track, reference).with_context(|| format!("{who}: not on the wire"))?;
             let missing = missing(&wav.channel(channel), stream).with_context(|| who.clone())?;
-            Ok(Heard { who, packets: stream.packets.len(), missing })
+            let first_ns = stream.packets.first().map_or(0, |packet| packet.time_ns);
+            Ok(Heard { who, packets: stream.packets.len(), first_ns, missing })
         })
         .collect()
 }
@@ -58,19 +70,26 @@ pub(super) fn stream_of<'a>(track: &Track, reference: &'a Reference) -> Option<&
     track.streams.iter().all(|stream| stream.key == key).then(|| reference.streams.get(&key))?
 }
 
-/// A recording begins with the first packet: it has to be heard.
+/// A recording begins with the first packet: it has to be heard. The others lie where their timestamps say, or, when the recorder
+/// came back in between, where they were on the wire; of those that a busy phone sends late both are near each other.
 fn missing(recorded: &[i16], stream: &Stream) -> Result<Vec<u64>> {
-    let first = stream.packets.first().context("a stream without packets")?.time_ns;
+    let first = stream.packets.first().context("a stream without packets")?;
     let onset = recorded.iter().position(|sample| sample.unsigned_abs() > 1000).context("nothing is heard")?;
-    let is_heard = |time_ns: u64| {
-        let at = onset + usize::try_from((time_ns - first) * u64::from(RATE_HZ) / 1_000_000_000).unwrap_or(usize::MAX);
+    let sounds = |at: usize| {
         // The phones' clocks wander by some ms from the recorder's.
         [0, PACKET_SAMPLES / 4, PACKET_SAMPLES / 2]
             .into_iter()
             .filter_map(|shift| recorded.get(at.checked_add(shift)?..)?.get(..PACKET_SAMPLES / 2))
             .any(|part| effective(part) > SILENCE)
     };
-    Ok(stream.packets.iter().map(|packet| packet.time_ns).filter(|&time| !is_heard(time)).collect())
+    let is_heard = |packet: &Packet| {
+        let elapsed_ns = packet.time_ns - first.time_ns;
+        let by_arrival = usize::try_from(elapsed_ns * u64::from(RATE_HZ) / 1_000_000_000).unwrap_or(usize::MAX);
+        let by_timestamp = packet.timestamp.wrapping_sub(first.timestamp) as usize;
+        let is_near = by_arrival.abs_diff(by_timestamp) <= 2 * PACKET_SAMPLES;
+        sounds(onset.saturating_add(by_arrival)) || is_near && sounds(onset + by_timestamp)
+    };
+    Ok(stream.packets.iter().filter(|packet| !is_heard(packet)).map(|packet| packet.time_ns).collect())
 }
 
 fn effective(samples: &[i16]) -> f64 {
@@ -81,14 +100,13 @@ fn effective(samples: &[i16]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sidetone_testkit::reference::Packet;
     use sidetone_testkit::speech::Conversation;
 
     #[test]
     fn silenced_packets_are_found_and_no_others() {
         let mut recorded = vec![0; 77];
         recorded.extend(Conversation::never_silent(3, 4).callee);
-        let packets: Vec<Packet> = (0..200u64)
+        let mut packets: Vec<Packet> = (0..200u64)
             .map(|i| Packet {
                 time_ns: 1_000 + i * PACKET_NS + i % 3 * 1_000_000,
                 sequence: i as u16,
@@ -97,6 +115,9 @@ mod tests {
                 payload: Vec::new(),
             })
             .collect();
+        // The last comes late: the recording ends where its timestamp says.
+        recorded.truncate(77 + 200 * PACKET_SAMPLES);
+        packets[199].time_ns += 15_000_000;
         let stream = Stream { packets };
         assert_eq!(missing(&recorded, &stream).unwrap(), Vec::<u64>::new());
         recorded[77 + 50 * 160..77 + 60 * 160].fill(0);

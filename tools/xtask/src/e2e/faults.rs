@@ -243,7 +243,11 @@ fn check_losses(
             unheard += heard.missing.len();
             let lost = recording.lost_by_recorder() as usize;
             checks.expect(heard.missing.len() <= lost, || {
-                format!("{}: {} packets cannot be heard, {lost} are told as lost", heard.who, heard.missing.len())
+                let (missing, which) = (heard.missing.len(), heard.which());
+                format!(
+                    "{}: {missing} of {} packets cannot be heard ({which}), {lost} are told as lost",
+                    heard.who, heard.packets
+                )
             });
         }
     }
