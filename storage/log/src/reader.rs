@@ -216,7 +216,7 @@ impl JournalScan {
             return Err(LogError::MissingFile { file: expected });
         }
         self.files.pop_front();
-        self.position = LogPosition { file, offset: from };
+        let before = std::mem::replace(&mut self.position, LogPosition { file, offset: from });
         let path = self.reader.path(file);
         let handle = match self.reader.shared.files.open(&path) {
             // Removed since the files were listed.
@@ -241,7 +241,13 @@ impl JournalScan {
                 self.current = Some((file, scan(header.file_id)));
                 Ok(true)
             }
-            Opening::Unborn if at_least == 0 => Ok(true),
+            Opening::Unborn if at_least == 0 => {
+                // Its making was interrupted: who writes next removes it, and uses its number again.
+                if self.files.is_empty() && before.file >= self.at_least.file {
+                    self.position = before;
+                }
+                Ok(true)
+            }
             Opening::HeaderDamaged { file_id } => {
                 self.current = Some((file, scan(file_id)));
                 Err(LogError::Damaged { file, from: 0, to: ALIGNMENT_BYTES as u64 })

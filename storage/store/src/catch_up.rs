@@ -10,6 +10,7 @@ use sidetone_log::{Content, FactSequence, Io, KnownEnd, LogError, LogPosition, V
 use sidetone_model::{CaptureTime, RecordingId};
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use uuid::Uuid;
 
 /// Records brought into the catalog at once, and the bytes of these.
@@ -83,14 +84,19 @@ fn behind(catalog: &dyn Catalog, ends: &[(VolumeNumber, KnownEnd)]) -> Result<Ve
 /// What an earlier process has left in the journal of a volume where none can be begun now: read to its end, after all of it was
 /// made durable.
 pub(crate) fn to_the_end(io: &dyn Io, logs: &VolumeLogs) -> Result<(VolumeNumber, KnownEnd), StoreError> {
-    for file in logs.journal.files()? {
+    let synced = |path: &Path, outcome: io::Result<()>| match outcome {
+        Err(source) if source.kind() != io::ErrorKind::ReadOnlyFilesystem => Err(StoreError::io("sync", path, source)),
+        _ => Ok(()),
+    };
+    let files = logs.journal.files()?;
+    for &file in &files {
         let path = logs.journal.path(file);
-        match io.sync_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::ReadOnlyFilesystem => {
-                return Err(StoreError::io("sync", path, source));
-            }
-            _ => {}
-        }
+        synced(&path, io.sync_file(&path))?;
+    }
+    if !files.is_empty() {
+        // Their names too: the one who made the newest may have died before.
+        let directory = logs.volume.journal();
+        synced(&directory, io.sync_directory(&directory))?;
     }
     Ok((logs.volume.number, KnownEnd::AtLeast(LogPosition::default())))
 }

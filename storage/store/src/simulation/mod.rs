@@ -33,6 +33,7 @@ fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<world::Report, String> {
         for line in &world.history {
             println!("{line}");
         }
+        println!("{failure}");
     }
     Err(failure)
 }
