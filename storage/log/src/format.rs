@@ -232,7 +232,7 @@ fn decode_fact(body: &[u8]) -> Result<FactRecord, BadFact> {
     let Some((fixed, json)) = body.split_at_checked(FACT_FIXED_BYTES) else {
         return Err(BadFact::Malformed("the fact is too short"));
     };
-    let Ok(fact) = serde_json::from_slice::<Fact>(json) else {
+    let Ok(fact) = Fact::from_json(json) else {
         return Err(match serde_json::from_slice::<FactKind>(json) {
             Ok(kind) if !Fact::KINDS.contains(&kind.fact.as_str()) => BadFact::UnknownKind,
             _ => BadFact::Malformed("the fact's JSON does not say what its kind has to"),

@@ -49,6 +49,7 @@ mod logs;
 mod open;
 mod options;
 mod placement;
+mod read_segments;
 mod reader;
 mod rebuild;
 mod recover;

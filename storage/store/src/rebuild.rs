@@ -1,17 +1,14 @@
 //! A new catalog, from what segments and journals hold.
 
-use crate::catch_up::{RECORDS_AT_ONCE, Span, read_journals};
+use crate::catch_up::{Span, read_journals};
 use crate::description::Description;
-use crate::logs::{Logs, VolumeLogs};
+use crate::logs::Logs;
 use crate::open::take_lock;
-use crate::shared::{is_fault, may_pass};
+use crate::read_segments::{OnFault, Reading};
 use crate::{StoreError, volume};
 use serde::{Deserialize, Serialize};
-use sidetone_catalog::{Catalog, CatalogOptions, Changes, RocksCatalog};
-use sidetone_log::{
-    Fact, FactRecord, FactSequence, Io, KnownEnd, LogError, LogPosition, RingIo, SealedRun, SegmentEntry,
-    SegmentNumber, VolumeNumber,
-};
+use sidetone_catalog::{Catalog, CatalogOptions, RocksCatalog};
+use sidetone_log::{Io, KnownEnd, LogPosition, RingIo, VolumeNumber};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -49,7 +46,8 @@ pub fn rebuild(home: &Path, progress: &mut dyn FnMut(RebuildProgress)) -> Result
     let new = home.join(NEW);
     remove(&new)?;
     let catalog = RocksCatalog::create_bulk(&new, &CatalogOptions::default())?;
-    let done = fill(&*io, &catalog, &logs, progress)?;
+    let readers = std::thread::available_parallelism().map_or(1, usize::from);
+    let done = fill(&*io, &catalog, &logs, readers, progress)?;
     catalog.finish()?;
     let move_to = |from: &str, to: &str| {
         std::fs::rename(home.join(from), home.join(to))
@@ -82,16 +80,18 @@ fn remove(directory: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Brings into an empty catalog everything that segments and journals hold.
+/// Brings into an empty catalog everything that segments and journals hold. So many threads read segments.
 pub(crate) fn fill(
     io: &dyn Io,
     catalog: &dyn Catalog,
     logs: &Logs,
+    readers: usize,
     progress: &mut dyn FnMut(RebuildProgress),
 ) -> Result<RebuildProgress, StoreError> {
     let present: Vec<VolumeNumber> =
         logs.volumes().filter(|logs| logs.volume.present).map(|logs| logs.volume.number).collect();
-    let mut done = read_segments(io, catalog, logs, &present, OnFault::GoOn, progress)?;
+    let reading = Reading { io, catalog, logs, on_fault: OnFault::GoOn };
+    let mut done = reading.segments(&present, readers, progress)?;
     let spans: Vec<Span> = logs
         .volumes()
         .filter(|logs| logs.volume.present)
@@ -110,98 +110,4 @@ pub(crate) fn fill(
     progress(done);
     catalog.persist()?;
     Ok(done)
-}
-
-/// What becomes of a segment that cannot be read now, and may be another time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum OnFault {
-    /// It counts as damaged.
-    GoOn,
-    End,
-}
-
-/// Brings into a catalog everything that the segments of volumes hold. How far it is in the journals is not touched.
-pub(crate) fn read_segments(
-    io: &dyn Io,
-    catalog: &dyn Catalog,
-    logs: &Logs,
-    volumes: &[VolumeNumber],
-    on_fault: OnFault,
-    progress: &mut dyn FnMut(RebuildProgress),
-) -> Result<RebuildProgress, StoreError> {
-    let mut done = RebuildProgress::default();
-    let mut segments: Vec<(VolumeNumber, SegmentNumber)> = Vec::new();
-    for &volume in volumes {
-        let found = logs.volume(volume)?.segments.segments()?;
-        segments.extend(found.into_iter().map(|segment| (volume, segment)));
-    }
-    done.segments_total = segments.len() as u64;
-    let mut changes = Changes::default();
-    for (volume, segment) in segments {
-        let logs = logs.volume(volume)?;
-        if let Err(error) = read_segment(io, catalog, logs, segment, &mut changes, &mut done) {
-            let ends = match &error {
-                StoreError::Catalog(_) => true,
-                StoreError::Log(error) => on_fault == OnFault::End && may_pass(error),
-                _ => on_fault == OnFault::End,
-            };
-            if ends {
-                return Err(error);
-            }
-            tracing::error!(volume = volume.0, segment = segment.0, %error, "the catalog is made without this segment");
-            done.damaged_places += 1;
-        }
-        done.segments += 1;
-        progress(done);
-    }
-    catalog.apply(&changes, &[])?;
-    Ok(done)
-}
-
-fn read_segment(
-    io: &dyn Io,
-    catalog: &dyn Catalog,
-    logs: &VolumeLogs,
-    segment: SegmentNumber,
-    changes: &mut Changes,
-    done: &mut RebuildProgress,
-) -> Result<(), StoreError> {
-    let contents = logs.contents(io, segment, catalog.segment_end(logs.volume.number, segment)?)?;
-    done.damaged_places += contents.damaged.len() as u64;
-    for entry in contents.entries {
-        let facts = match &entry {
-            SegmentEntry::Run(SealedRun { recording, run, through }) => {
-                done.runs += 1;
-                let (recording, through) = (*recording, through.clone());
-                let fact = Fact::Sealed { recording, run: run.clone(), through };
-                changes.fact(FactRecord { sequence: FactSequence(0), fact }, &[]);
-                let facts_length = match logs.segments.run_index(recording, run) {
-                    Ok(index) => index.chunks_offset,
-                    Err(error) if matches!(error, LogError::BadRunIndex { .. }) || is_fault(&error) => {
-                        tracing::error!(%recording, %error, "its facts are looked for without it");
-                        done.damaged_places += 1;
-                        run.index_offset
-                    }
-                    Err(error) => return Err(error.into()),
-                };
-                run.offset..run.offset.saturating_add(facts_length)
-            }
-            SegmentEntry::Facts(_) => entry.bytes(),
-        };
-        for fact in logs.segments.facts(segment, facts)? {
-            match fact {
-                Ok(record) => changes.fact(record, &[]),
-                Err(error) if error.is_damage() => {
-                    tracing::error!(volume = logs.volume.number.0, %error, "the catalog is made without it");
-                    done.damaged_places += 1;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if changes.len() >= RECORDS_AT_ONCE {
-            catalog.apply(changes, &[])?;
-            changes.clear();
-        }
-    }
-    Ok(())
 }

@@ -605,7 +605,7 @@ impl World {
         volumes.retain(|volume| only.is_none_or(|only| volume.number == only));
         let logs = Logs::new(Arc::clone(&io), shared.description.store_id, &volumes);
         let made = MemoryCatalog::new();
-        let done = fill(&*io, &made, &logs, &mut |_| {}).map_err(|error| failed(&error))?;
+        let done = fill(&*io, &made, &logs, 1, &mut |_| {}).map_err(|error| failed(&error))?;
         let lines = self.lines(&made)?;
         Ok((done, lines, made))
     }
