@@ -1,6 +1,6 @@
 //! What goes in and out of the call tracker besides call events.
 
-use sidetone_model::{CaptureTime, Recording, RecordingId, StreamKey, TrackId};
+use sidetone_model::{CaptureTime, Recording, RecordingId, SavedCall, StreamKey, TrackId};
 use sidetone_signalling::event::PayloadFormat;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ pub enum Command {
     Finish { recording: RecordingId, tracks: Vec<TrackId>, at: CaptureTime },
     /// Write the recording's document to the log; `resume` is what [`crate::Tracker::restore`] needs while it is
     /// active.
-    Save { recording: Arc<Recording>, resume: Option<serde_json::Value> },
+    Save { recording: Arc<Recording>, resume: Option<SavedCall> },
     /// A call that was seen and is not recorded.
     NotRecorded { call_id: Arc<str>, at: CaptureTime, reason: NotRecordedReason },
 }

@@ -44,7 +44,7 @@ impl Tracker {
         let take = call.take.as_mut()?;
         let track = take.tracks.entry(track_id(side)).or_insert_with(|| {
             take.dirty = true;
-            TrackState { party, ..TrackState::default() }
+            Box::new(TrackState { party, ..TrackState::default() })
         });
         track.is_live = true;
         track.is_final = false;

@@ -9,7 +9,7 @@ use crate::take::{GAP_RESTART, Take, TrackState, side_of_track};
 use crate::tracker::Tracker;
 use crate::{Command, MeasuredTrack, RestoreError, StoredAudio};
 use serde::{Deserialize, Serialize};
-use sidetone_model::{CaptureTime, Domain, Leg, Recording, RecordingState, TrackId};
+use sidetone_model::{CaptureTime, Domain, Leg, Recording, RecordingState, SavedCall, TrackId};
 use sidetone_signalling::event::{Identity, LegRef, LegSide};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,6 +22,11 @@ struct Resume {
     legs: Vec<SavedLeg>,
     tracks: Vec<SavedTrack>,
     orphan: Option<SavedOrphan>,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -54,7 +59,7 @@ struct SavedOrphan {
 
 impl Tracker {
     /// What [`Self::restore`] needs to go on with the recording of a call.
-    pub(crate) fn resume(&self, number: CallNumber) -> Option<serde_json::Value> {
+    pub(crate) fn resume(&self, number: CallNumber) -> Option<SavedCall> {
         let call = self.calls.get(&number)?;
         let take = call.take.as_ref()?;
         let legs = call.legs.iter().filter_map(|leg| self.legs.get(leg)).map(|leg| SavedLeg {
@@ -80,7 +85,7 @@ impl Tracker {
         });
         let resume = Resume { version: VERSION, legs: legs.collect(), tracks: tracks.collect(), orphan };
         // Only maps with keys that are no strings can fail here, and there are none.
-        Some(serde_json::to_value(resume).unwrap_or_default())
+        Some(SavedCall::of(&resume).unwrap_or_default())
     }
 
     /// Goes on with a recording that was active when the process stopped. `recording` and `resume` are those of the
@@ -90,7 +95,7 @@ impl Tracker {
     pub fn restore(
         &mut self,
         recording: &Recording,
-        resume: &serde_json::Value,
+        resume: &SavedCall,
         stored: &[StoredAudio],
         now: CaptureTime,
         out: &mut Vec<Command>,
@@ -105,12 +110,11 @@ impl Tracker {
         if self.calls.len() >= self.config.max_calls {
             return Err(RestoreError::TooManyCalls { recording: id, limit: self.config.max_calls });
         }
-        let found = resume.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0);
-        let found = u32::try_from(found).unwrap_or(u32::MAX);
+        let found = resume.read::<Version>().map_or(0, |found| found.version);
         if found != VERSION {
             return Err(RestoreError::Version { recording: id, found, expected: VERSION });
         }
-        let saved = Resume::deserialize(resume).map_err(|source| RestoreError::Unreadable { recording: id, source })?;
+        let saved = resume.read::<Resume>().map_err(|source| RestoreError::Unreadable { recording: id, source })?;
         self.clock.advance(now);
         self.take_up(recording, saved, stored, now, out);
         self.save_pending(out);
@@ -142,7 +146,7 @@ impl Tracker {
                 decodable: track.decodable,
                 streams: track.streams.clone(),
             };
-            take.tracks.insert(track.id, TrackState { party: track.party, before, ..TrackState::default() });
+            take.tracks.insert(track.id, Box::new(TrackState { party: track.party, before, ..TrackState::default() }));
         }
         for audio in stored {
             had_stream[side_index(side_of_track(audio.track))] = true;

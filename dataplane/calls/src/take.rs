@@ -25,7 +25,7 @@ pub(crate) fn side_of_track(id: TrackId) -> LegSide {
 #[derive(Debug)]
 pub(crate) struct Take {
     pub document: Arc<Recording>,
-    pub tracks: BTreeMap<TrackId, TrackState>,
+    pub tracks: BTreeMap<TrackId, Box<TrackState>>,
     /// Measurements changed since the document was saved.
     pub dirty: bool,
     pub saved: Moment,
@@ -85,7 +85,7 @@ impl Take {
 
     /// Last instant of audio over all tracks.
     pub(crate) fn audio_until(&self) -> Option<CaptureTime> {
-        self.tracks.values().filter_map(TrackState::audio_until).max()
+        self.tracks.values().filter_map(|track| track.audio_until()).max()
     }
 
     /// Until when no side lacks audio because a crash fell between the chunks of a flush: one side may have one that the other has
@@ -93,7 +93,7 @@ impl Take {
     pub(crate) fn whole_until(&self) -> Option<CaptureTime> {
         const FLUSH_SPLIT_MAX: std::time::Duration = std::time::Duration::from_secs(3);
         let last = self.audio_until()?;
-        let ends = self.tracks.values().filter_map(TrackState::audio_until);
+        let ends = self.tracks.values().filter_map(|track| track.audio_until());
         ends.filter(|&end| last.since(end) <= FLUSH_SPLIT_MAX).min()
     }
 
@@ -105,10 +105,10 @@ impl Take {
     /// The audio of an earlier process, by what the store holds of it: what that process saved is from another moment.
     pub(crate) fn take_up_stored(&mut self, audio: &StoredAudio) {
         let Some(&(first, _)) = audio.spans.first() else { return };
-        let track = self.tracks.entry(audio.track).or_insert_with(|| TrackState {
+        let track = self.tracks.entry(audio.track).or_insert_with(|| {
             // It began after the document was saved. What it holds was decoded.
-            before: MeasuredTrack { decodable: true, ..MeasuredTrack::default() },
-            ..TrackState::default()
+            let before = MeasuredTrack { decodable: true, ..MeasuredTrack::default() };
+            Box::new(TrackState { before, ..TrackState::default() })
         });
         track.before.first_audio_at.get_or_insert(first);
         track.before.audio_until = audio.spans.iter().map(|(_, end)| *end).max();
@@ -139,7 +139,7 @@ impl Take {
 
     /// Brings the document's tracks and times up to date.
     pub(crate) fn refresh(&mut self) {
-        let first = self.tracks.values().filter_map(TrackState::first_audio_at).min();
+        let first = self.tracks.values().filter_map(|track| track.first_audio_at()).min();
         let until = self.audio_until();
         let tracks: Vec<Track> = self.tracks.iter().map(|(&id, state)| track_document(id, state, first)).collect();
         let document = Arc::make_mut(&mut self.document);

@@ -3,7 +3,7 @@
 mod world;
 
 use sidetone_calls::{NotRecordedReason, Orphans, RestoreError, StoredAudio, TrackerConfig};
-use sidetone_model::{CaptureTime, Domain, EndReason, Losses, RecordingState, Side, TrackId};
+use sidetone_model::{CaptureTime, Domain, EndReason, Losses, RecordingState, SavedCall, Side, TrackId};
 use sidetone_signalling::event::*;
 use std::time::Duration;
 use world::*;
@@ -743,9 +743,10 @@ fn what_cannot_be_restored_is_refused_with_the_cause() {
     let mut fresh = sidetone_calls::Tracker::new(config());
     let ended = fresh.restore(&closed, &resume, &[], now, &mut out);
     assert!(matches!(ended, Err(RestoreError::NotActive { .. })));
-    let other = fresh.restore(&active, &serde_json::json!({"version": 99}), &[], now, &mut out);
+    let other = fresh.restore(&active, &SavedCall::from_json(b"{\"version\": 99}").unwrap(), &[], now, &mut out);
     assert!(matches!(other, Err(RestoreError::Version { found: 99, .. })));
-    let garbage = fresh.restore(&active, &serde_json::json!({"version": 1, "legs": 3}), &[], now, &mut out);
+    let garbage =
+        fresh.restore(&active, &SavedCall::from_json(b"{\"version\": 1, \"legs\": 3}").unwrap(), &[], now, &mut out);
     assert!(matches!(garbage, Err(RestoreError::Unreadable { .. })));
     assert!(out.is_empty() && fresh.restore(&active, &resume, &[], now, &mut out).is_ok());
 }

@@ -13,7 +13,7 @@ use crate::ring::MessageConsumer;
 use sidetone_calls::{Command, FinishAll, FlowRef, StoredAudio, TrackReport, Tracker, TrackerConfig};
 use sidetone_capture::{TapControl, TapCounters};
 use sidetone_log::Fact;
-use sidetone_model::{CaptureTime, Domain, Gap, Recording, RecordingId, RecordingState, TrackId};
+use sidetone_model::{CaptureTime, Domain, Gap, Recording, RecordingId, RecordingState, SavedCall, TrackId};
 use sidetone_signalling::event::CallEvent;
 use sidetone_signalling::{Datagram, MessageOutcome, SipConfig, SipDecoder, SipFramer, Transport};
 use sidetone_wire::{
@@ -405,7 +405,7 @@ impl CallThread {
         })
     }
 
-    fn save(&mut self, recording: Arc<Recording>, resume: Option<serde_json::Value>) {
+    fn save(&mut self, recording: Arc<Recording>, resume: Option<SavedCall>) {
         let active = recording.state == RecordingState::Active;
         let known = if active {
             self.live.lock().insert(recording.id, recording.clone()).is_some()

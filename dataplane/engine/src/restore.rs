@@ -1,7 +1,7 @@
 //! What the store holds of the recordings that were going on when the last process ended.
 
 use sidetone_calls::StoredAudio;
-use sidetone_model::{CaptureTime, Recording, Tick, TrackId};
+use sidetone_model::{CaptureTime, Recording, SavedCall, Tick, TrackId};
 use sidetone_store::{StoreError, StoreReader};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 /// A recording to go on with.
 pub(crate) struct ActiveRecording {
     pub(crate) recording: Recording,
-    pub(crate) resume: serde_json::Value,
+    pub(crate) resume: SavedCall,
     pub(crate) stored: Vec<StoredAudio>,
 }
 

@@ -35,7 +35,7 @@ impl Track {
     pub fn new(recording: RecordingId, id: TrackId, config: &TrackConfig) -> Result<Self, MediaError> {
         config.check()?;
         Ok(Self {
-            streams: Vec::with_capacity(2),
+            streams: Vec::with_capacity(1),
             buffers_made: 0,
             output: Output::new(recording, id, config)?,
             refused: 0,

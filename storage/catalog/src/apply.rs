@@ -14,7 +14,7 @@ use crate::row::{BadRow, Newest, Places, Row, forget_settled, lower, raise, read
 use crate::{CatalogError, Changes};
 use rocksdb::WriteBatch;
 use sidetone_log::{Fact, FactSequence, LogPosition, Through, VolumeNumber};
-use sidetone_model::{CaptureTime, RecordingId};
+use sidetone_model::{CaptureTime, RecordingId, SavedCall};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -209,7 +209,7 @@ impl Writing<'_> {
             self.replace_row(id, old.as_ref(), &row)?;
         }
         if let Some(resume) = new_tracker {
-            self.put_tracker(id, &row, resume)?;
+            self.put_tracker(id, &row, resume);
         }
         let mut facts = row.oldest_facts();
         if id == NO_RECORDING {
@@ -293,23 +293,13 @@ impl Writing<'_> {
         Ok(())
     }
 
-    fn put_tracker(
-        &mut self,
-        id: RecordingId,
-        row: &Row,
-        resume: Option<&serde_json::Value>,
-    ) -> Result<(), CatalogError> {
+    fn put_tracker(&mut self, id: RecordingId, row: &Row, resume: Option<&SavedCall>) {
         let trackers = self.database.family(Family::Trackers);
         let is_active = row.state() == Some(sidetone_model::RecordingState::Active);
         match resume.filter(|_| is_active) {
-            Some(resume) => {
-                let value = serde_json::to_vec(resume);
-                let value = value.map_err(|source| CatalogError::Encode { recording: id, source })?;
-                self.batch.put_cf(trackers, id.0.as_bytes(), value);
-            }
+            Some(resume) => self.batch.put_cf(trackers, id.0.as_bytes(), resume.json()),
             None => self.batch.delete_cf(trackers, id.0.as_bytes()),
         }
-        Ok(())
     }
 
     /// Facts that are about no recording: of their rows, only those that change are written, however many there are. Lowers

@@ -3,7 +3,7 @@
 use crate::{CatalogError, Changes, Filter, Query, RecordingPage};
 use serde::{Deserialize, Serialize};
 use sidetone_log::{FactRecord, FactSequence, Located, LogPosition, Run, SegmentNumber, VolumeNumber};
-use sidetone_model::{Annotations, Recording, RecordingId, RecordingState, Tick, TrackId};
+use sidetone_model::{Annotations, Recording, RecordingId, RecordingState, SavedCall, Tick, TrackId};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -89,7 +89,7 @@ pub trait Catalog: Send + Sync {
     fn annotations(&self, recording: RecordingId) -> Result<Annotations, CatalogError>;
 
     /// Every active recording with the call tracker's state (null where none was stored), oldest first.
-    fn active_with_resume(&self) -> Result<Vec<(Recording, serde_json::Value)>, CatalogError>;
+    fn active_with_resume(&self) -> Result<Vec<(Recording, SavedCall)>, CatalogError>;
 
     /// Whether a capture file with this digest was replayed to its end.
     fn has_replayed(&self, digest: &str) -> Result<bool, CatalogError>;

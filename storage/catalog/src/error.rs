@@ -51,12 +51,6 @@ pub enum CatalogError {
     NoBackup { path: PathBuf },
     #[error("{} is not empty: name a new directory, or remove what is in it", path.display())]
     NotEmpty { path: PathBuf },
-    #[error("the call tracker's state of recording {recording} cannot be encoded: {source}")]
-    Encode {
-        recording: RecordingId,
-        #[source]
-        source: serde_json::Error,
-    },
     #[error("a filter has at most {} conditions: leave some out", crate::FILTER_CONDITIONS_MAX)]
     FilterTooLarge,
     #[error("a catalog in memory has no backup")]

@@ -9,7 +9,7 @@ use crate::{
 };
 use sidetone_log::merkle::recording_root;
 use sidetone_log::{Fact, FactRecord, FactSequence, LogPosition, Run, SegmentNumber, VolumeNumber};
-use sidetone_model::{Annotations, Proof, Recording, RecordingId, RecordingState, Tick, TrackId};
+use sidetone_model::{Annotations, Proof, Recording, RecordingId, RecordingState, SavedCall, Tick, TrackId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -115,7 +115,7 @@ struct State {
 
 #[derive(Clone, Default)]
 struct Entry {
-    document: Option<Newest<(Arc<Recording>, Option<serde_json::Value>)>>,
+    document: Option<Newest<(Arc<Recording>, Option<SavedCall>)>>,
     annotations: Option<Newest<Annotations>>,
     runs: BTreeMap<(VolumeNumber, u32, u64), Run>,
     through: Places,
@@ -381,7 +381,7 @@ impl Catalog for MemoryCatalog {
         Ok(self.lock().shown.entries.get(&recording).map(Entry::annotations).unwrap_or_default())
     }
 
-    fn active_with_resume(&self) -> Result<Vec<(Recording, serde_json::Value)>, CatalogError> {
+    fn active_with_resume(&self) -> Result<Vec<(Recording, SavedCall)>, CatalogError> {
         let inner = self.lock();
         let mut active = inner.shown.matching(&Filter::State(RecordingState::Active))?;
         active.reverse();

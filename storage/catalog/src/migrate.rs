@@ -8,7 +8,7 @@ use crate::database::Database;
 use crate::{CatalogError, Changes};
 use rocksdb::{IteratorMode, WriteBatch};
 use sidetone_log::{Fact, FactRecord, FactSequence, Located, LogPosition, VolumeNumber};
-use sidetone_model::{CaptureTime, Recording, RecordingId, Tick, TrackId};
+use sidetone_model::{CaptureTime, Recording, RecordingId, SavedCall, Tick, TrackId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -38,9 +38,9 @@ pub(crate) fn is_old_family(name: &str) -> bool {
 pub(crate) fn from_version_1(database: &Database, progress: &mut dyn FnMut(u64)) -> Result<(), CatalogError> {
     let mut over =
         Over { database, totals: Totals::load(database)?, known: KnownTexts::new(), changes: Changes::default() };
-    let mut resumes: BTreeMap<RecordingId, serde_json::Value> = BTreeMap::new();
+    let mut resumes: BTreeMap<RecordingId, SavedCall> = BTreeMap::new();
     each(database, "resume", |key, value| {
-        let resume = serde_json::from_slice(value).ok().ok_or_else(|| database.damaged("a call tracker's state"))?;
+        let resume = SavedCall::from_json(value).map_err(|_not_json| database.damaged("a call tracker's state"))?;
         resumes.insert(recording_id(database, key)?, resume);
         Ok(())
     })?;

@@ -13,7 +13,7 @@ use crate::{
 use sidetone_log::{
     Fact, FactRecord, FactSequence, LogPosition, Run, SegmentNumber, TICKS_PER_CHUNK_MAX, VolumeNumber,
 };
-use sidetone_model::{Annotations, Recording, RecordingId, RecordingState, Tick, TrackId};
+use sidetone_model::{Annotations, Recording, RecordingId, RecordingState, SavedCall, Tick, TrackId};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -370,16 +370,16 @@ impl Catalog for RocksCatalog {
         Ok(load(&database.get().view(), recording)?.map(|row| row.annotations()).unwrap_or_default())
     }
 
-    fn active_with_resume(&self) -> Result<Vec<(Recording, serde_json::Value)>, CatalogError> {
+    fn active_with_resume(&self) -> Result<Vec<(Recording, SavedCall)>, CatalogError> {
         let database = self.database()?;
         let database = database.get();
         let view = database.view();
         let mut active = Vec::new();
         search::for_each(&view, &Filter::State(RecordingState::Active), |recording| {
             let resume = match view.get(Family::Trackers, recording.id.0.as_bytes())? {
-                None => serde_json::Value::Null,
+                None => SavedCall::default(),
                 Some(value) => {
-                    serde_json::from_slice(&value).ok().ok_or_else(|| database.damaged("a call tracker's state"))?
+                    SavedCall::from_json(&value).map_err(|_not_json| database.damaged("a call tracker's state"))?
                 }
             };
             active.push((recording, resume));

@@ -2,7 +2,7 @@
 
 use crate::{Chunk, LogError, format};
 use serde::{Deserialize, Serialize};
-use sidetone_model::{Annotations, CaptureTime, MerkleRoot, Recording, RecordingId, Tick, TrackId};
+use sidetone_model::{Annotations, CaptureTime, MerkleRoot, Recording, RecordingId, SavedCall, Tick, TrackId};
 use std::sync::Arc;
 
 /// A place in the journal: the file's number and the byte offset in it. Orders as written.
@@ -162,7 +162,7 @@ pub enum Fact {
     Recording {
         recording: Arc<Recording>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        resume: Option<serde_json::Value>,
+        resume: Option<SavedCall>,
     },
     /// What people and policy say of a recording; replaces all earlier ones about it.
     Annotations { recording: RecordingId, annotations: Annotations },
@@ -182,7 +182,7 @@ struct RecordingFact {
     _kind: RecordingKind,
     recording: Arc<Recording>,
     #[serde(default)]
-    resume: Option<serde_json::Value>,
+    resume: Option<SavedCall>,
 }
 
 #[derive(Deserialize)]

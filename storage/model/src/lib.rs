@@ -7,6 +7,7 @@
 mod annotations;
 mod identity;
 mod recording;
+mod saved;
 mod stream;
 mod time;
 
@@ -16,5 +17,6 @@ pub use recording::{
     EndReason, Gap, Leg, Losses, Party, PartyRole, Recording, RecordingState, SCHEMA_VERSION, Side, Stream, Track,
     TrackKind,
 };
+pub use saved::SavedCall;
 pub use stream::{Domain, StreamKey};
 pub use time::{CaptureTime, NANOS_PER_SECOND, NANOS_PER_TICK, Tick};

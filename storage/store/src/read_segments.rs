@@ -86,7 +86,8 @@ impl Reading<'_> {
                     while let Some(&place) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let mut tally = Tally::default();
                         // Nobody takes it: the one who applies has met an error.
-                        let mut give = |changes| found.send(Found::Changes(changes)).map_err(|_| StoreError::Closed);
+                        let mut give =
+                            |changes| found.send(Found::Changes(changes)).map_err(|_unsent| StoreError::Closed);
                         let outcome = self.segment(place, &mut tally, &mut give);
                         if found.send(Found::End { place, tally, outcome }).is_err() {
                             return;

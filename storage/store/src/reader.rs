@@ -7,7 +7,7 @@ use crate::{StoreError, StoreStatistics, VolumeState, VolumeStatistics, volume};
 use sidetone_catalog::{Catalog, Count, Filter, Query, RecordingPage, RocksCatalog};
 use sidetone_log::format::{Frame, Meaning, RECORD_BYTES_MAX, decode_frame, interpret};
 use sidetone_log::{Chunk, Content, Io, Located, LogError, RingIo, Run, RunEntry, RunIndex, VolumeNumber};
-use sidetone_model::{Annotations, Recording, RecordingId, Tick, TrackId};
+use sidetone_model::{Annotations, Recording, RecordingId, SavedCall, Tick, TrackId};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -329,7 +329,7 @@ impl StoreReader {
     }
 
     /// Every active recording with the call tracker's state (null where none was stored), oldest first.
-    pub fn active_with_resume(&self) -> Result<Vec<(Recording, serde_json::Value)>, StoreError> {
+    pub fn active_with_resume(&self) -> Result<Vec<(Recording, SavedCall)>, StoreError> {
         Ok(self.catalog.active_with_resume()?)
     }
 

@@ -7,7 +7,7 @@ pub(crate) mod sample;
 use serde_json::Value;
 use sidetone_api::{Api, ApiConfig, CapturePort, Event, EventBus, Live, Status, VolumeStatus};
 use sidetone_log::{ChunkCodec, ChunkHeader, ChunkPayload, Fact};
-use sidetone_model::{CaptureTime, NodeName, Recording, RecordingState, Tick, TrackId};
+use sidetone_model::{CaptureTime, NodeName, Recording, RecordingState, SavedCall, Tick, TrackId};
 use sidetone_store::{Keeper, Store, StoreHandle, StoreOptions, StoreWriter, VolumeState};
 use std::f64::consts::TAU;
 use std::io::{Read, Write};
@@ -298,7 +298,7 @@ pub(crate) fn append(writer: &mut StoreWriter, recording: &Recording) {
             writer.append_chunk(&header, &payload.0).unwrap();
         }
     }
-    let resume = (recording.state == RecordingState::Active).then_some(Value::Null);
+    let resume = (recording.state == RecordingState::Active).then(SavedCall::default);
     writer.append_fact(Fact::Recording { recording: Arc::new(recording.clone()), resume }).unwrap();
 }
 

@@ -7,8 +7,8 @@ use sidetone_calls::{
     StreamSighting, TrackReport, Tracker, TrackerConfig,
 };
 use sidetone_model::{
-    CaptureTime, Domain, EndReason, Losses, NodeName, Recording, RecordingId, RecordingState, Seed, Stream, StreamKey,
-    TrackId,
+    CaptureTime, Domain, EndReason, Losses, NodeName, Recording, RecordingId, RecordingState, SavedCall, Seed, Stream,
+    StreamKey, TrackId,
 };
 use sidetone_signalling::event::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,7 +64,7 @@ pub struct World {
     pub tracks: BTreeMap<u32, (RecordingId, TrackId, StreamFormat)>,
     pub history: Vec<String>,
     pub documents: BTreeMap<RecordingId, Arc<Recording>>,
-    pub resumes: BTreeMap<RecordingId, serde_json::Value>,
+    pub resumes: BTreeMap<RecordingId, SavedCall>,
     pub closed: BTreeMap<RecordingId, u32>,
     pub not_recorded: Vec<(String, NotRecordedReason)>,
     pub discarded: BTreeSet<u32>,
@@ -281,10 +281,10 @@ impl World {
             self.documents.values().filter(|d| d.state == RecordingState::Active).cloned().collect();
         for document in documents {
             let text = serde_json::to_string(&*document).unwrap();
-            let resume = self.resumes[&document.id].to_string();
+            let resume = self.resumes[&document.id].json().to_owned();
             let mut out = Vec::new();
             let document: Recording = serde_json::from_str(&text).unwrap();
-            let resume = serde_json::from_str(&resume).unwrap();
+            let resume = SavedCall::from_json(resume.as_bytes()).unwrap();
             self.tracker.restore(&document, &resume, stored, self.now, &mut out).unwrap();
             self.obey(out);
         }

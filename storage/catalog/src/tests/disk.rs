@@ -451,7 +451,7 @@ fn a_catalog_of_version_1_is_brought_up_also_when_that_was_interrupted() {
         assert_eq!(found, recordings.iter().rev().cloned().collect::<Vec<_>>());
         assert!(catalog.has_replayed("abc").unwrap());
         let active = catalog.active_with_resume().unwrap();
-        assert_eq!((active.len(), &active[0].1), (1667, &serde_json::json!({"turn": 1})));
+        assert_eq!((active.len(), active[0].1.json()), (1667, "{\"turn\": 1}"));
         let chunks = catalog.journal_chunks(recordings[3].id, TrackId(1), Tick(0), Tick(100)).unwrap();
         let position = sidetone_log::LogPosition { file: 3, offset: 640 };
         assert_eq!((chunks.len(), chunks[0].located.position, chunks[0].packets), (1, position, 49));

@@ -4,7 +4,7 @@ use super::fixture::*;
 use crate::*;
 use proptest::prelude::*;
 use sidetone_log::{Fact, LogPosition, Through, VolumeNumber};
-use sidetone_model::{Annotations, CaptureTime, RecordingId, Tick, TrackId};
+use sidetone_model::{Annotations, CaptureTime, RecordingId, SavedCall, Tick, TrackId};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -41,7 +41,7 @@ fn change() -> impl Strategy<Value = Change> {
             // Not the document's to say.
             recording.annotations.tags.insert("a".into(), "stray".into());
         }
-        Fact::Recording { recording: Arc::new(recording), resume: resume.map(serde_json::Value::from) }
+        Fact::Recording { recording: Arc::new(recording), resume: resume.map(|turn| SavedCall::of(&turn).unwrap()) }
     });
     let annotations = ((0..RECORDINGS).prop_map(id), any_annotations())
         .prop_map(|(recording, annotations)| Fact::Annotations { recording, annotations });
@@ -168,10 +168,10 @@ fn a_later_document_replaces_every_trace_of_the_earlier_one() {
     let mut new = recording(1, 1000, STATES[1], &[("5552000", "New Name")]);
     let with_resume = |recording: &sidetone_model::Recording| Fact::Recording {
         recording: Arc::new(recording.clone()),
-        resume: Some(serde_json::Value::from(7)),
+        resume: Some(SavedCall::of(&7).unwrap()),
     };
     apply_facts(&catalog, 1, [with_resume(&old)]);
-    assert_eq!(catalog.active_with_resume().unwrap(), [(old.clone(), serde_json::Value::from(7))]);
+    assert_eq!(catalog.active_with_resume().unwrap(), [(old.clone(), SavedCall::of(&7).unwrap())]);
     apply_facts(&catalog, 2, [tagged(old.id, &[("case", "1")], true), document(&new)]);
     new.annotations = catalog.annotations(new.id).unwrap();
     assert_eq!(new.annotations.tags["case"], "1");

@@ -10,7 +10,7 @@ use sidetone_log::{
     FactSequence, FileSize, InputFile, Io, LogPosition, NewFile, OutputFile, Progress, Run, SegmentNumber, Space,
     VolumeNumber, Write,
 };
-use sidetone_model::{Annotations, CaptureTime, Recording, RecordingId, Tick, TrackId};
+use sidetone_model::{Annotations, CaptureTime, Recording, RecordingId, SavedCall, Tick, TrackId};
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -341,7 +341,7 @@ impl Catalog for MortalCatalog {
         self.catalog.annotations(recording)
     }
 
-    fn active_with_resume(&self) -> Result<Vec<(Recording, serde_json::Value)>, CatalogError> {
+    fn active_with_resume(&self) -> Result<Vec<(Recording, SavedCall)>, CatalogError> {
         self.catalog.active_with_resume()
     }
 

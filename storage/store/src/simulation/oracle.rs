@@ -5,8 +5,8 @@ use crate::handle::Delivery;
 use sidetone_catalog::Catalog;
 use sidetone_log::{ChunkCodec, ChunkHeader, Fact};
 use sidetone_model::{
-    CaptureTime, ConversationId, NodeName, Recording, RecordingId, RecordingState, SCHEMA_VERSION, Side, Tick, Track,
-    TrackId, TrackKind,
+    CaptureTime, ConversationId, NodeName, Recording, RecordingId, RecordingState, SCHEMA_VERSION, SavedCall, Side,
+    Tick, Track, TrackId, TrackKind,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -118,7 +118,7 @@ impl Told {
             annotations: Default::default(),
             proof: None,
         };
-        let resume = (state == RecordingState::Active).then(|| serde_json::json!({ "version": self.version }));
+        let resume = (state == RecordingState::Active).then(|| SavedCall::of(&self.version).unwrap());
         Fact::Recording { recording: Arc::new(recording), resume }
     }
 }

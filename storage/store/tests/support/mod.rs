@@ -4,7 +4,7 @@
 use sidetone_log::{ChunkCodec, ChunkHeader, Fact};
 use sidetone_model::{
     CaptureTime, ConversationId, NodeName, Party, PartyRole, Recording, RecordingId, RecordingState, SCHEMA_VERSION,
-    Tick, TrackId,
+    SavedCall, Tick, TrackId,
 };
 use sidetone_store::{
     Durable, JournalConfig, Keeper, SealingOptions, SegmentConfig, Store, StoreHandle, StoreOptions, StoreReader,
@@ -98,7 +98,7 @@ pub(crate) fn recording(number: u128, state: RecordingState) -> Recording {
 }
 
 pub(crate) fn fact(recording: Recording, resume: Option<u64>) -> Fact {
-    Fact::Recording { recording: Arc::new(recording), resume: resume.map(serde_json::Value::from) }
+    Fact::Recording { recording: Arc::new(recording), resume: resume.map(|turn| SavedCall::of(&turn).unwrap()) }
 }
 
 pub(crate) fn header(recording: u128, first_tick: u64) -> ChunkHeader {
