@@ -57,8 +57,53 @@ impl Totals {
     }
 }
 
+/// What the writing side knows of the catalog without asking.
+pub(crate) struct Known {
+    texts: KnownTexts,
+    /// Of a catalog that is being made.
+    seen: Option<Seen>,
+}
+
+impl Known {
+    /// `is_empty`: there is nothing in the catalog yet, so that whatever was not seen is not in it.
+    pub(crate) fn new(is_empty: bool) -> Self {
+        Self { texts: KnownTexts::new(), seen: is_empty.then(Seen::new) }
+    }
+
+    /// Whether the catalog has nothing of a recording, or of a text, for sure; asked once before each is written.
+    fn is_new(&mut self, key: &[u8]) -> bool {
+        self.seen.as_mut().is_some_and(|seen| seen.is_first(key))
+    }
+}
+
+/// Keys that were asked for: a set of fixed size, which now and then takes a new key for one that it has (of ten million one in
+/// a thousand). Memory is taken as it fills.
+struct Seen {
+    hasher: std::hash::RandomState,
+    bits: Vec<u64>,
+}
+
+impl Seen {
+    const BITS: u64 = 1 << 29;
+
+    fn new() -> Self {
+        Self { hasher: std::hash::RandomState::new(), bits: vec![0; (Self::BITS / 64) as usize] }
+    }
+
+    fn is_first(&mut self, key: &[u8]) -> bool {
+        let hash = std::hash::BuildHasher::hash_one(&self.hasher, key);
+        let mut is_first = false;
+        for bit in [hash % Self::BITS, (hash >> 32) % Self::BITS] {
+            let word = &mut self.bits[(bit / 64) as usize];
+            is_first |= *word & 1 << (bit % 64) == 0;
+            *word |= 1 << (bit % 64);
+        }
+        is_first
+    }
+}
+
 /// Texts that are known to be in the catalog: a guess at what comes again, of fixed size.
-pub(crate) struct KnownTexts {
+struct KnownTexts {
     hasher: std::hash::RandomState,
     hashes: Vec<u64>,
 }
@@ -66,7 +111,7 @@ pub(crate) struct KnownTexts {
 impl KnownTexts {
     const SLOTS: usize = 1 << 18;
 
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self { hasher: std::hash::RandomState::new(), hashes: vec![0; Self::SLOTS] }
     }
 
@@ -87,7 +132,7 @@ impl KnownTexts {
 pub(crate) fn apply(
     database: &Database,
     totals: &Totals,
-    known: &mut KnownTexts,
+    known: &mut Known,
     changes: &Changes,
     applied: &[(VolumeNumber, LogPosition)],
 ) -> Result<Totals, CatalogError> {
@@ -142,7 +187,7 @@ struct Writing<'a> {
     postings: Vec<Vec<u8>>,
     /// Goes before `postings` come: what one recording leaves another may have taken up in the same batch.
     old_postings: Vec<Vec<u8>>,
-    known: &'a mut KnownTexts,
+    known: &'a mut Known,
     new_texts: HashSet<u64>,
     parts: Vec<Vec<u8>>,
     totals: Totals,
@@ -159,7 +204,7 @@ impl Writing<'_> {
         self.parts.iter().for_each(|key| self.batch.put_cf(parts, key, []));
         self.totals.write(self.database, &mut self.batch);
         self.database.write(self.batch)?;
-        self.new_texts.iter().for_each(|&hash| self.known.insert(hash));
+        self.new_texts.iter().for_each(|&hash| self.known.texts.insert(hash));
         Ok(self.totals)
     }
 
@@ -180,7 +225,8 @@ impl Writing<'_> {
     }
 
     fn recording(&mut self, id: RecordingId, part: &Part<'_>) -> Result<(), CatalogError> {
-        let old = load(&self.view, id)?;
+        let is_new = self.known.is_new(id.0.as_bytes());
+        let old = if is_new { None } else { load(&self.view, id)? };
         let mut row = old.clone().unwrap_or_default();
         let mut new_tracker = None;
         for FactChange { record, places } in &part.facts {
@@ -215,7 +261,8 @@ impl Writing<'_> {
         if id == NO_RECORDING {
             self.others(&part.facts, old.as_ref(), &row, &mut facts)?;
         }
-        self.need(id, part, old.as_ref(), &row, facts)
+        let stored = if is_new { None } else { self.view.need(id)? };
+        self.need((id, part), old.as_ref(), &row, facts, stored)
     }
 
     fn replace_row(&mut self, id: RecordingId, old: Option<&Row>, new: &Row) -> Result<(), CatalogError> {
@@ -281,12 +328,12 @@ impl Writing<'_> {
     /// Makes a text's parts findable. They stay, also when no recording has the text any more.
     fn put_parts(&mut self, term: &Term) -> Result<(), CatalogError> {
         let Some((kind, text)) = term.as_text() else { return Ok(()) };
-        let hash = self.known.hash(term);
-        if self.known.contains(hash) || !self.new_texts.insert(hash) {
+        let hash = self.known.texts.hash(term);
+        if self.known.texts.contains(hash) || !self.new_texts.insert(hash) {
             return Ok(());
         }
         let key = text_key(kind, text);
-        if self.view.get(Family::Texts, &key)?.is_none() {
+        if self.known.is_new(&key) || self.view.get(Family::Texts, &key)?.is_none() {
             self.batch.put_cf(self.database.family(Family::Texts), key, []);
             self.parts.extend(part_keys(kind, text));
         }
@@ -355,14 +402,13 @@ impl Writing<'_> {
     /// Brings up to date what a recording needs journals for, and its chunks.
     fn need(
         &mut self,
-        id: RecordingId,
-        part: &Part<'_>,
+        (id, part): (RecordingId, &Part<'_>),
         old_row: Option<&Row>,
         row: &Row,
         facts: Places,
+        stored: Option<Need>,
     ) -> Result<(), CatalogError> {
         let database = self.database;
-        let stored = self.view.need(id)?;
         let old = stored.clone().unwrap_or_default();
         let mut new = Need { state: row.state(), facts, ..old.clone() };
         let chunks = database.family(Family::Chunks);

@@ -116,6 +116,9 @@ impl Database {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, CatalogError> {
         let found = existing_families(path)?;
+        if mode == Mode::Bulk && !found.is_empty() {
+            return Err(CatalogError::NotEmpty { path: path.to_owned() });
+        }
         let database_options = database_options(options, &mode);
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let ours = Family::ALL
@@ -234,12 +237,23 @@ impl Database {
     /// Puts all tables in order: each family in its last level, in its final compression.
     pub(crate) fn compact(&self) -> Result<(), CatalogError> {
         self.flush()?;
-        for family in Family::ALL {
+        let compact = |family| {
             let mut options = rocksdb::CompactOptions::default();
             options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+            options.set_exclusive_manual_compaction(false);
             self.db.compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
-        }
+        };
+        std::thread::scope(|scope| {
+            // Most of all is there, and as many threads.
+            scope.spawn(|| compact(Family::Postings));
+            Family::ALL.into_iter().filter(|&family| family != Family::Postings).for_each(compact);
+        });
         Ok(())
+    }
+
+    /// Nothing had been in it when it was opened.
+    pub(crate) fn was_empty(&self) -> bool {
+        self.mode == Mode::Bulk
     }
 
     /// Catches up with the writing process.
@@ -436,6 +450,7 @@ fn database_options(catalog: &CatalogOptions, mode: &Mode) -> Options {
     if *mode == Mode::Bulk {
         options.set_allow_concurrent_memtable_write(false);
         options.set_max_subcompactions(2);
+        options.set_max_background_jobs(4);
     }
     options.set_db_write_buffer_size(catalog.write_buffers_bytes);
     options.set_max_total_wal_size(2 * catalog.write_buffers_bytes as u64);
@@ -476,12 +491,12 @@ fn family_options(family: Family, catalog: &CatalogOptions, mode: &Mode, cache: 
         // Bytes that wait for compaction are no reason to slow down: it comes at the end.
         options.set_soft_pending_compaction_bytes_limit(0);
         options.set_hard_pending_compaction_bytes_limit(0);
+        options.set_disable_auto_compactions(true);
+        options.set_level_zero_slowdown_writes_trigger(i32::MAX);
+        options.set_level_zero_stop_writes_trigger(i32::MAX);
         if matches!(family, Family::Postings | Family::Parts) {
-            // Written and not read: put in order when it is full, and compacted at the end.
+            // Written and not read: put in order when it is full.
             options.set_memtable_factory(rocksdb::MemtableFactory::Vector);
-            options.set_disable_auto_compactions(true);
-            options.set_level_zero_slowdown_writes_trigger(i32::MAX);
-            options.set_level_zero_stop_writes_trigger(i32::MAX);
         }
     }
     if matches!(family, Family::Chunks | Family::Needs | Family::Trackers | Family::Owed) {

@@ -1,6 +1,6 @@
 //! The catalog on RocksDB.
 
-use crate::apply::{KnownTexts, NO_RECORDING, Totals, apply, load, other_facts, segment_end};
+use crate::apply::{Known, NO_RECORDING, Totals, apply, load, other_facts, segment_end};
 use crate::database::{CatalogOptions, Database, Family, Mode, View};
 use crate::keys::{CHUNK_TRACK_BYTES, Need, chunk_key, parse_chunk, replayed_key, segment_key};
 use crate::plan::Limits;
@@ -35,14 +35,14 @@ pub struct RocksCatalog {
 /// What the writing side keeps in memory.
 struct Writing {
     totals: Totals,
-    known: KnownTexts,
+    known: Known,
     /// Damage that a write has met: opening again mends none.
     damage: Option<String>,
 }
 
 impl Writing {
     fn new(database: &Database) -> Result<Self, CatalogError> {
-        Ok(Self { totals: Totals::load(database)?, known: KnownTexts::new(), damage: None })
+        Ok(Self { totals: Totals::load(database)?, known: Known::new(database.was_empty()), damage: None })
     }
 }
 
