@@ -333,6 +333,20 @@ impl Catalog for RocksCatalog {
         segment_end(&database.get().view(), &segment_key(volume, segment))
     }
 
+    fn segment_ends(&self, volume: VolumeNumber) -> Result<Vec<(SegmentNumber, u64)>, CatalogError> {
+        let database = self.database()?;
+        let view = database.get().view();
+        let mut list = view.list(Family::SegmentEnds, &[volume.0]);
+        let mut ends = Vec::new();
+        while let Some((key, value)) = list.entry()? {
+            let segment = <[u8; 4]>::try_from(key).ok().map(|number| SegmentNumber(u32::from_be_bytes(number)));
+            let end = <[u8; 8]>::try_from(value).ok().map(u64::from_le_bytes);
+            ends.push(segment.zip(end).ok_or_else(|| list.damaged("a segment's end"))?);
+            list.advance();
+        }
+        Ok(ends)
+    }
+
     fn pending(&self) -> Result<Vec<Pending>, CatalogError> {
         let database = self.database()?;
         let view = database.get().view();

@@ -38,7 +38,11 @@ pub(crate) struct Orphans {
 /// hold.
 pub(crate) fn unannounced_runs(shared: &Shared, logs: &VolumeLogs) -> Result<Orphans, StoreError> {
     let segments = logs.segments.segments()?;
-    let next = SegmentNumber(segments.last().map_or(1, |last| last.0 + 1));
+    let known = shared.catalog.segment_ends(logs.volume.number)?;
+    tell_lost(logs, &known, &segments);
+    // A number is used once, also when its file is lost: an index or a backup may speak of it.
+    let last = segments.last().copied().max(known.last().map(|(segment, _)| *segment));
+    let next = SegmentNumber(last.map_or(1, |last| last.0 + 1));
     let mut orphans = Orphans { runs: Vec::new(), next, left_open: Vec::new() };
     for &segment in segments.iter().filter(|segment| segment.0 + 2 * OPEN_SPAN >= next.0) {
         if logs.segments.is_closed(segment)? {
@@ -66,4 +70,16 @@ pub(crate) fn unannounced_runs(shared: &Shared, logs: &VolumeLogs) -> Result<Orp
         }
     }
     Ok(orphans)
+}
+
+/// Tells of the segments that the catalog knows and that are not there.
+fn tell_lost(logs: &VolumeLogs, known: &[(SegmentNumber, u64)], found: &[SegmentNumber]) {
+    let mut lost = known.iter().filter(|(segment, _)| found.binary_search(segment).is_err());
+    if let Some((first, _)) = lost.next() {
+        tracing::error!(
+            volume = logs.volume.number.0, first = %logs.segments.path(*first).display(), segments = 1 + lost.count(),
+            "segments of a volume are gone, and the audio in them: put them back, or restore a backup (`sidetone store verify` \
+             names the recordings)"
+        );
+    }
 }

@@ -445,3 +445,24 @@ fn annotations_of_many_at_once_do_not_undo_each_other() {
     store.close();
     assert!(matches!(handle.annotate(id(1), &AnnotationChange::default()), Err(StoreError::Closed)));
 }
+
+#[test]
+fn the_number_of_a_segment_that_is_lost_is_not_used_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..6, 6);
+    store.settle();
+    let before = store.reader.runs(id(1)).unwrap()[0].segment;
+    store.close();
+    let segments = home.join("segments");
+    std::fs::remove_dir_all(&segments).unwrap();
+
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 6..11, 11);
+    store.settle();
+    let after = store.reader.runs(id(6)).unwrap()[0].segment;
+    assert!(after > before, "{after:?} after {before:?}");
+    assert!(!segments.join("0000000001.seg").exists());
+    store.close();
+}
