@@ -52,8 +52,8 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    #[error("the catalog in {} knows more than the journals hold: put the missing journal files back, or have the catalog made again from what is there", path.display())]
-    CatalogAhead { path: PathBuf },
+    #[error("the catalog of the store in {} knows more than the journal in {} holds: put the missing journal files back, or have the catalog made again from what is there, with `sidetone store rebuild --store {}`", home.display(), journal.display(), home.display())]
+    CatalogAhead { home: PathBuf, journal: PathBuf },
     #[error("no volume takes a new recording: {}", list(states))]
     NoVolumeForNew { states: Vec<(VolumeNumber, VolumeState)> },
     #[error("no volume takes audio: {}", list(states))]

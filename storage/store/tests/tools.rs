@@ -5,7 +5,7 @@ mod support;
 use sidetone_catalog::{RocksCatalog, dump};
 use sidetone_model::{Hold, RecordingState, Retention, Tick, TrackId};
 use sidetone_store::{
-    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, SealingOptions, StoreError, StoreEvent,
+    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, SealingOptions, Store, StoreError, StoreEvent,
     StoreOptions, StoreReader, VerifyOptions, VerifyReport, VolumeNumber, VolumeState, backup, rebuild, restore,
     verify,
 };
@@ -137,6 +137,8 @@ fn a_catalog_that_differs_from_the_log_is_told() {
     let unknown =
         |number| report.bad.iter().any(|bad| bad.recording == Some(id(number)) && bad.what.contains("catalog"));
     assert!((6..11).all(unknown) && !(1..6).any(unknown), "{:?}", report.bad);
+    let mut of_recordings = report.bad.iter().filter(|bad| bad.recording.is_some());
+    assert!(of_recordings.all(|bad| bad.file.is_none()), "their files are as they were written: {:?}", report.bad);
     assert!(rebuild(&home, &mut |_| {}).unwrap().runs == 10);
     assert!(check(&home).is_clean());
 }
@@ -158,7 +160,7 @@ fn verifying_beside_a_writer_says_what_it_leaves_out_and_keeps_to_a_rate() {
     })
     .unwrap();
     assert!(report.is_clean(), "{:?}", report.bad);
-    assert!(report.skipped.iter().any(|skipped| matches!(skipped.file, Some(LogFileName::Journal(_)))), "{report:?}");
+    assert!(report.skipped.iter().any(|skipped| matches!(skipped.file, LogFileName::Journal(_))), "{report:?}");
     assert!(told == report.bytes && report.bytes > 1 << 20, "{report:?}");
     let least = Duration::from_secs_f64(report.bytes as f64 / (4 << 20) as f64 * 0.8);
     assert!(began.elapsed() >= least, "{:?} for {} bytes", began.elapsed(), report.bytes);
@@ -374,7 +376,8 @@ fn a_volume_that_is_not_mounted_is_missing_and_its_mount_point_is_left_alone() {
     store.close();
     assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 0, "nothing is written below the mount point");
     let report = check(&home);
-    assert!(report.is_clean() && report.skipped.iter().any(|skipped| skipped.file.is_none()), "{report:?}");
+    assert!(report.bad.iter().any(|bad| bad.volume == Some(VolumeNumber(1)) && bad.file.is_none()), "{report:?}");
+    assert_eq!(report.bad_places, 1, "{report:?}");
     // Mounted again, elsewhere, while the store is in use.
     let mut store = open_with(&home, &options);
     std::fs::remove_dir(&disk).unwrap();
@@ -465,4 +468,59 @@ fn the_number_of_a_segment_that_is_lost_is_not_used_again() {
     assert!(after > before, "{after:?} after {before:?}");
     assert!(!segments.join("0000000001.seg").exists());
     store.close();
+}
+
+#[test]
+fn files_that_are_gone_are_told_with_what_they_held() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..11, 6);
+    store.settle();
+    let sealed = store.reader.runs(id(3)).unwrap()[0].segment;
+    store.close();
+    assert!(check(&home).is_clean());
+    let away = |name: &str| std::fs::rename(home.join(name), directory.path().join("away")).unwrap();
+    let back = |name: &str| std::fs::rename(directory.path().join("away"), home.join(name)).unwrap();
+
+    let segment = LogFileName::Segment(sealed);
+    away(&segment.to_string());
+    let report = check(&home);
+    let is_gone = |report: &VerifyReport, file| {
+        report.bad.iter().any(|bad| bad.file == Some(file) && bad.what.contains("missing") && bad.recording.is_none())
+    };
+    assert!(is_gone(&report, segment), "{:?}", report.bad);
+    assert!(report.bad.iter().any(|bad| bad.recording == Some(id(3))), "{:?}", report.bad);
+    back(&segment.to_string());
+
+    away("journal");
+    let report = check(&home);
+    let of = |number| report.bad.iter().filter(move |bad| bad.recording == Some(id(number)));
+    assert_eq!((of(8).count(), of(3).count()), (10, 0), "each chunk that is in no segment: {:?}", report.bad);
+    assert!(of(8).all(|bad| matches!(bad.file, Some(LogFileName::Journal(_))) && bad.from_time.is_some()));
+    let error = Store::open(&home, &options()).err().unwrap().to_string();
+    assert!(error.contains(&home.join("journal").display().to_string()), "{error}");
+    assert!(error.contains(&format!("store rebuild --store {}", home.display())), "{error}");
+    std::fs::remove_dir_all(home.join("journal")).unwrap();
+    back("journal");
+    assert!(check(&home).is_clean());
+}
+
+#[test]
+fn a_file_that_cannot_be_read_does_not_end_the_check() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..6, 6);
+    store.settle();
+    let segment = LogFileName::Segment(store.reader.runs(id(1)).unwrap()[0].segment);
+    store.close();
+    let clean = check(&home);
+    // Reading a directory fails as a device does.
+    let path = home.join(segment.to_string());
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let report = check(&home);
+    assert!(report.bad.iter().any(|bad| bad.file == Some(segment)), "{:?}", report.bad);
+    assert_eq!((report.files, report.recordings), (clean.files - 1, clean.recordings), "the others are checked");
 }

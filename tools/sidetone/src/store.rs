@@ -32,9 +32,9 @@ pub(crate) enum StoreCommand {
     /// Read everything a store holds and tell what is not as it was written.
     ///
     /// Checks every record of journals and segments, every run of audio against its Merkle root, and the catalog against both.
-    /// Changes nothing, and works beside a running recorder. Ends with 1 when something is damaged; each damaged
-    /// record is told with its recording and time. Damage of audio is silence in that recording; `sidetone store rebuild` mends
-    /// a damaged catalog.
+    /// Changes nothing, and works beside a running recorder. Ends with 1 when something is damaged or missing: a record, a file
+    /// that the catalog knows, a volume; each damaged record is told with its recording and time. Damage of audio is silence in
+    /// that recording; `sidetone store rebuild` mends a damaged catalog.
     #[command(
         after_help = "Examples:\n  sidetone store verify\n  sidetone store verify --rate 50 --json   # at most 50 MB/s, for a disk that records meanwhile"
     )]
@@ -166,13 +166,10 @@ fn print_report(report: &VerifyReport, seconds: f64) {
     }
     let untold = report.bad_places.saturating_sub(BAD_PLACES_SHOWN as u64);
     if untold > 0 {
-        println!("… and {untold} more damaged places");
+        println!("… and {untold} more");
     }
     for Skipped { volume, file, from, why } in &report.skipped {
-        match file {
-            Some(file) => println!("not checked: volume {} {file} from byte {from} on: {why}", volume.0),
-            None => println!("not checked: volume {}: {why}", volume.0),
-        }
+        println!("not checked: volume {} {file} from byte {from} on: {why}", volume.0);
     }
     println!(
         "{} files, {} bytes, {} chunks, {} facts, {} runs, {} recordings checked in {seconds:.1} s: {}",
@@ -184,8 +181,8 @@ fn print_report(report: &VerifyReport, seconds: f64) {
         report.recordings,
         match report.bad_places {
             0 => "no damage".to_owned(),
-            1 => "1 damaged place".to_owned(),
-            places => format!("{places} damaged places"),
+            1 => "1 damaged or missing place".to_owned(),
+            places => format!("{places} damaged or missing places"),
         }
     );
 }
@@ -196,6 +193,7 @@ fn bad_place(place: &BadPlace) -> String {
         (Some(volume), Some(file)) => {
             format!("DAMAGED volume {} {file} bytes {}..{}: {}", volume.0, place.from, place.to, place.what)
         }
+        (Some(volume), None) => format!("UNREADABLE volume {}: {}", volume.0, place.what),
         _ => format!("DAMAGED catalog: {}", place.what),
     };
     if let Some(recording) = place.recording {
