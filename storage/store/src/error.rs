@@ -74,6 +74,16 @@ pub enum StoreError {
     VolumeMissing { volume: VolumeNumber },
     #[error("{} holds something that is no backup of this store: name an empty directory, or this store's backup", path.display())]
     NotABackup { path: PathBuf },
+    #[error("there is no backup in {} that was ever finished: check the path", path.display())]
+    NoBackup { path: PathBuf },
+    #[error("{} lies in {}, which it is a copy of: name a directory elsewhere", path.display(), of.display())]
+    Inside { path: PathBuf, of: PathBuf },
+    #[error("{} is not there: mount its file system, or say `--parents` to have it made", path.display())]
+    NoParent { path: PathBuf },
+    #[error("there is a store in {} already: name a new directory, or move that one away", path.display())]
+    StoreExists { path: PathBuf },
+    #[error("{} holds a volume or parts of a store: if an interrupted restore has left them, remove them and restore again; else name a new directory", path.display())]
+    PartsOfAStore { path: PathBuf },
     #[error(
         "the backup is of a store with {wanted} volumes besides its directory, and {given} directories are named for them"
     )]

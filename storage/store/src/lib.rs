@@ -63,7 +63,7 @@ mod volume;
 mod writer;
 
 pub use annotate::AnnotationChange;
-pub use backup::{BackupOptions, BackupProgress, backup, restore};
+pub use backup::{BackupOptions, BackupProgress, BackupReport, Differing, backup, restore};
 pub use error::StoreError;
 pub use handle::{Receipt, StoreHandle};
 pub use keeper::{Keeper, StoreEvent};

@@ -4,9 +4,9 @@
 //! Constraints: changes nothing and works beside a writer, in this process or another. What is being written meanwhile is
 //! left out, and the report says so. Memory is bounded whatever is damaged.
 
-use crate::StoreError;
 use crate::logs::VolumeLogs;
 use crate::reader::StoreReader;
+use crate::{StoreError, backup};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, Filter, Query};
 use sidetone_log::{
@@ -116,13 +116,17 @@ pub struct Skipped {
     pub why: String,
 }
 
-/// Checks the store in `home`; `progress` is called now and then and can stop it.
+/// Checks the store in `home`, or the backup that lies there; `progress` is called now and then and can stop it.
 pub fn verify(
     home: &Path,
     options: &VerifyOptions,
     progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, StoreError> {
-    StoreReader::open(home)?.verify(options, progress)
+    let reader = match backup::open(home)? {
+        Some(reader) => reader,
+        None => StoreReader::open(home)?,
+    };
+    reader.verify(options, progress)
 }
 
 impl StoreReader {

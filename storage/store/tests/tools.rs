@@ -279,13 +279,14 @@ fn a_backup_is_made_while_recording_and_is_a_store_again() {
     fill(&mut store, 1..21, 11);
     store.settle();
     let first = store.reader.backup(&target, &BackupOptions::default(), &mut |_| {}).unwrap();
-    assert!(first.bytes > 0 && first.files_kept == 0, "{first:?}");
+    assert!(first.done.bytes > 0 && first.done.files_kept == 0 && first.is_whole(), "{first:?}");
     fill(&mut store, 21..41, 41);
     store.settle();
     // The same again, and more; the second time only what is new.
-    let second = store.reader.backup(&target, &BackupOptions { link: true }, &mut |_| {}).unwrap();
+    let second =
+        store.reader.backup(&target, &BackupOptions { link: true, ..Default::default() }, &mut |_| {}).unwrap();
     let third = store.reader.backup(&target, &BackupOptions::default(), &mut |_| {}).unwrap();
-    assert!(third.files_kept >= second.files_total - 4, "{third:?}");
+    assert!(third.done.files_kept >= second.done.files_total - 4 && third.is_whole(), "{third:?}");
     // What is written after the backup is not in it.
     fill(&mut store, 41..45, 45);
     store.settle();
@@ -301,7 +302,7 @@ fn a_backup_is_made_while_recording_and_is_a_store_again() {
     restore(&target, &again, std::slice::from_ref(&disk), &mut |_| {}).unwrap();
     assert!(matches!(
         restore(&target, &again, std::slice::from_ref(&disk), &mut |_| {}),
-        Err(StoreError::ForeignDirectory { .. })
+        Err(StoreError::StoreExists { .. })
     ));
     let report = check(&again);
     assert!(report.is_clean(), "{:?}", report.bad);
@@ -523,4 +524,125 @@ fn a_file_that_cannot_be_read_does_not_end_the_check() {
     let report = check(&home);
     assert!(report.bad.iter().any(|bad| bad.file == Some(segment)), "{:?}", report.bad);
     assert_eq!((report.files, report.recordings), (clean.files - 1, clean.recordings), "the others are checked");
+}
+
+#[test]
+fn a_backup_keeps_what_the_store_has_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let (home, target) = (directory.path().join("store"), directory.path().join("backup"));
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..11, 6);
+    store.settle();
+    let segment = LogFileName::Segment(store.reader.runs(id(3)).unwrap()[0].segment).to_string();
+    store.close();
+    let back_up = || backup(&home, &target, &BackupOptions::default(), &mut |_| {}).unwrap();
+    assert!(back_up().is_whole());
+    let copy = target.join("volumes/000").join(&segment);
+    let before = std::fs::read(&copy).unwrap();
+    let differing = |file: &Path| {
+        let report = back_up();
+        assert_eq!(std::fs::read(&copy).unwrap(), before);
+        assert!(report.differing.iter().any(|differing| differing.copy == *file), "{report:?}");
+    };
+    // Cut, as by a repair of the file system.
+    let path = home.join(&segment);
+    std::fs::write(&path, &before[..before.len() / 2]).unwrap();
+    differing(&copy);
+    // Another file of that name, and the same one with another end.
+    std::fs::write(&path, vec![7; before.len()]).unwrap();
+    differing(&copy);
+    let mut other = before.clone();
+    *other.last_mut().unwrap() ^= 1;
+    let footer = other.len() - 4000;
+    other[footer] ^= 1;
+    std::fs::write(&path, &other).unwrap();
+    differing(&copy);
+    std::fs::write(&path, &before).unwrap();
+    assert!(back_up().is_whole());
+    // The journal is gone: what the backup has of it stays.
+    std::fs::rename(home.join("journal"), directory.path().join("away")).unwrap();
+    let journals = || std::fs::read_dir(target.join("volumes/000/journal")).unwrap().map(|entry| entry.unwrap().path());
+    let held: Vec<PathBuf> = journals().collect();
+    differing(&held[0]);
+    assert_eq!(journals().count(), held.len());
+    // The backup is what it was: a whole store.
+    let again = directory.path().join("again");
+    restore(&target, &again, &[], &mut |_| {}).unwrap();
+    assert!(check(&again).is_clean());
+}
+
+#[test]
+fn a_backup_is_checked_where_it_lies() {
+    let directory = tempfile::tempdir().unwrap();
+    let (home, target) = (directory.path().join("store"), directory.path().join("backup"));
+    let options = two_volumes(directory.path());
+    let mut store = open_with(&home, &options);
+    fill(&mut store, 1..21, 11);
+    store.settle();
+    let run = store.reader.runs(id(3)).unwrap().remove(0);
+    store.reader.backup(&target, &BackupOptions::default(), &mut |_| {}).unwrap();
+    store.close();
+    let report = check(&target);
+    assert!(report.is_clean() && report.runs == 10 && report.recordings == 20, "{report:?}");
+    let place = target.join(format!("volumes/{:03}", run.volume.0));
+    let segment = LogFileName::Segment(run.segment);
+    let path = place.join(segment.to_string());
+    let whole = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &whole[..run.offset as usize + 4096]).unwrap();
+    let is_told = || check(&target).bad.iter().any(|bad| bad.file == Some(segment) && bad.recording == Some(id(3)));
+    assert!(is_told(), "a copy that is too short");
+    std::fs::remove_file(&path).unwrap();
+    assert!(is_told(), "a copy that is gone");
+    std::fs::remove_dir_all(target.join("volumes/001")).unwrap();
+    assert!(check(&target).bad.iter().any(|bad| bad.volume == Some(VolumeNumber(1)) && bad.file.is_none()));
+}
+
+#[test]
+fn copies_go_where_they_are_safe_and_nowhere_by_mistake() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let options = two_volumes(directory.path());
+    let mut store = open_with(&home, &options);
+    fill(&mut store, 1..3, 3);
+    store.settle();
+    let to = |target: &Path, parents| {
+        store.reader.backup(target, &BackupOptions { parents, ..Default::default() }, &mut |_| {})
+    };
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&home, &link).unwrap();
+    for inside in [&home, &home.join("backup"), &link.join("a/b"), &directory.path().join("disk1/backup")] {
+        assert!(matches!(to(inside, true), Err(StoreError::Inside { .. })), "{}", inside.display());
+    }
+    assert!(!home.join("backup").exists());
+    let target = directory.path().join("mnt/backup");
+    assert!(matches!(to(&target, false), Err(StoreError::NoParent { .. })));
+    assert!(!directory.path().join("mnt").exists());
+    to(&target, true).unwrap();
+    store.close();
+
+    let disk = directory.path().join("new-disk");
+    let back = |home: &Path| restore(&target, home, std::slice::from_ref(&disk), &mut |_| {});
+    assert!(matches!(back(&target.join("new")), Err(StoreError::Inside { .. })));
+    assert!(matches!(back(&home), Err(StoreError::StoreExists { .. })));
+    let half = directory.path().join("half");
+    std::fs::create_dir_all(half.join("segments")).unwrap();
+    assert!(matches!(back(&half), Err(StoreError::PartsOfAStore { .. })));
+    let nowhere = restore(&directory.path().join("nowhere"), &half, &[], &mut |_| {});
+    assert!(matches!(nowhere, Err(StoreError::NoBackup { .. })));
+}
+
+#[test]
+fn a_copy_takes_no_space_for_what_was_only_set_aside() {
+    use std::os::unix::fs::MetadataExt;
+    let directory = tempfile::tempdir().unwrap();
+    let (home, target) = (directory.path().join("store"), directory.path().join("backup"));
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..3, 1);
+    store.reader.backup(&target, &BackupOptions::default(), &mut |_| {}).unwrap();
+    let journal = LogFileName::Journal(1).to_string();
+    let (file, copy) = (home.join(&journal), target.join("volumes/000").join(&journal));
+    let [file, copy] = [file, copy].map(|path| std::fs::metadata(path).unwrap());
+    assert_eq!(file.len(), copy.len());
+    assert!(copy.blocks() * 512 <= 1 << 20 && file.blocks() * 512 >= 4 << 20, "{} {}", file.blocks(), copy.blocks());
+    store.close();
 }

@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sidetone_store::{
-    BackupOptions, BackupProgress, BadPlace, RebuildProgress, Skipped, StoreError, StoreReader, VerifyOptions,
-    VerifyReport,
+    BackupOptions, BackupProgress, BackupReport, BadPlace, Differing, RebuildProgress, Skipped, StoreError,
+    StoreReader, VerifyOptions, VerifyReport,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -29,14 +29,16 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Read everything a store holds and tell what is not as it was written.
+    /// Read everything a store or a backup holds and tell what is not as it was written.
+    ///
+    /// A backup is checked where it lies; its catalog is unpacked meanwhile below $TMPDIR (/tmp), which needs room for it.
     ///
     /// Checks every record of journals and segments, every run of audio against its Merkle root, and the catalog against both.
     /// Changes nothing, and works beside a running recorder. Ends with 1 when something is damaged or missing: a record, a file
     /// that the catalog knows, a volume; each damaged record is told with its recording and time. Damage of audio is silence in
     /// that recording; `sidetone store rebuild` mends a damaged catalog.
     #[command(
-        after_help = "Examples:\n  sidetone store verify\n  sidetone store verify --rate 50 --json   # at most 50 MB/s, for a disk that records meanwhile"
+        after_help = "Examples:\n  sidetone store verify\n  sidetone store verify --rate 50 --json   # at most 50 MB/s, for a disk that records meanwhile\n  sidetone store verify --store /mnt/backup/sidetone"
     )]
     Verify(VerifyArguments),
     /// Make the catalog of a store anew, from its journals and segments.
@@ -54,14 +56,18 @@ pub(crate) enum StoreCommand {
     /// Copy a store to a directory, while it is in use.
     ///
     /// The first backup copies everything, further ones to the same directory what has come since. A running recorder is asked
-    /// to do it, and goes on recording. An interrupted backup is finished by the next one.
+    /// to do it, and goes on recording; when it makes no progress for 120 s, it is no longer waited for. An interrupted backup is
+    /// finished by the next one. A finished file that the backup has
+    /// and the store has otherwise, or has lost, is kept as it is and told, and the command ends with 1.
     #[command(
         after_help = "Examples:\n  sidetone store backup /mnt/backup/sidetone\n  sidetone store backup /srv/copy --link   # same disk: takes no space, saves from mistakes and not from the disk"
     )]
     Backup(BackupArguments),
     /// Make a store of a backup.
     ///
-    /// The new store's directories must be empty or not there. A recorder can be started on it afterwards.
+    /// The new store's directories must be empty or not there. It is checked as by `sidetone store verify`, and the command ends
+    /// with 1 when something is damaged or missing: then, too, it is a store, with everything that could be had. A recorder can be
+    /// started on it afterwards.
     #[command(
         after_help = "Example:\n  sidetone store restore /mnt/backup/sidetone --store /var/lib/sidetone\n  sidetone store restore /mnt/backup/sidetone --store /var/lib/sidetone --volume /mnt/disk1 --volume /mnt/disk2"
     )]
@@ -78,6 +84,9 @@ pub(crate) struct BackupArguments {
     /// Link files that do not change any more instead of copying them; on the same file system only.
     #[arg(long)]
     link: bool,
+    /// Make the directories above DIR, too. Without this they must be there: a mount point may be mistyped.
+    #[arg(long)]
+    parents: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -94,6 +103,9 @@ pub(crate) struct RestoreArguments {
     /// Directory of a volume, for each that the store had besides its own directory, in their order.
     #[arg(long = "volume", value_name = "NEW")]
     volumes: Vec<PathBuf>,
+    /// Do not check what was restored.
+    #[arg(long)]
+    no_verify: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -141,9 +153,19 @@ fn stats(directory: &Path, json: bool) -> Result<ExitCode> {
 
 fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
     let options = VerifyOptions { bytes_per_second: arguments.rate.map(|rate| (rate * 1e6) as u64) };
-    let bar = bar("[{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
     let start = Instant::now();
-    let report = sidetone_store::verify(&arguments.store.directory, &options, &mut |progress| {
+    let report = check(&arguments.store.directory, &options)?;
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        print_report(&report, start.elapsed().as_secs_f64());
+    }
+    Ok(code(report.is_clean()))
+}
+
+fn check(directory: &Path, options: &VerifyOptions) -> Result<VerifyReport> {
+    let bar = bar("[{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
+    let report = sidetone_store::verify(directory, options, &mut |progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes);
         if progress.bad_places > 0 {
@@ -152,12 +174,11 @@ fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
-    if arguments.json {
-        print_json(&report)?;
-    } else {
-        print_report(&report, start.elapsed().as_secs_f64());
-    }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(report)
+}
+
+fn code(is_well: bool) -> ExitCode {
+    if is_well { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
 fn print_report(report: &VerifyReport, seconds: f64) {
@@ -240,49 +261,62 @@ fn rebuild(directory: &Path, json: bool) -> Result<ExitCode> {
             println!("{damaged_places} places could not be read: `sidetone store verify` names them");
         }
     }
-    Ok(if damaged_places == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(code(damaged_places == 0))
 }
 
 fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
     let store = &arguments.store.directory;
     // The recorder has another working directory.
     let directory = std::path::absolute(&arguments.target).context("the backup's directory cannot be found")?;
-    let options = BackupOptions { link: arguments.link };
+    let options = BackupOptions { link: arguments.link, parents: arguments.parents };
     let bar = copy_bar();
     let mut progress = |done: BackupProgress| show(&bar, &done);
-    let (done, through) = match sidetone_store::backup(store, &directory, &options, &mut progress) {
-        Ok(done) => (done, "the store".to_owned()),
+    let (report, through) = match sidetone_store::backup(store, &directory, &options, &mut progress) {
+        Ok(report) => (report, "the store".to_owned()),
         Err(StoreError::Locked { path, process }) => {
             let recorder = Recorder::new(&path, &process);
-            let request = json!({ "directory": directory, "link": arguments.link });
-            let hear = |line: Value| {
-                let numbers = |value: &Value| serde_json::from_value::<BackupProgress>(value.clone());
-                match (line.get("progress"), line.get("done"), line.get("failed")) {
-                    (Some(done), ..) => {
-                        if let Ok(done) = numbers(done) {
-                            progress(done);
-                        }
-                        None
+            let request = json!({ "directory": directory, "link": options.link, "parents": options.parents });
+            let hear = |line: Value| match (line.get("progress"), line.get("done"), line.get("failed")) {
+                (Some(done), ..) => {
+                    if let Ok(done) = serde_json::from_value(done.clone()) {
+                        progress(done);
                     }
-                    (_, Some(done), _) => Some(numbers(done).context("the recorder's answer is no result of a backup")),
-                    (.., Some(failed)) => Some(Err(anyhow::anyhow!("{}", failed.as_str().unwrap_or_default()))),
-                    _ => None,
+                    None
                 }
+                (_, Some(done), _) => {
+                    let report = serde_json::from_value::<BackupReport>(done.clone());
+                    Some(report.context("the recorder's answer is no result of a backup"))
+                }
+                (.., Some(failed)) => Some(Err(anyhow::anyhow!("{}", failed.as_str().unwrap_or_default()))),
+                _ => None,
             };
             (recorder.post("/control/backup", &request, hear)??, recorder.name())
         }
         Err(error) => return Err(error.into()),
     };
     bar.finish_and_clear();
+    let BackupReport { done, differing } = &report;
     if arguments.json {
-        print_json(&json!({ "directory": directory, "through": through, "result": done }))?;
+        print_json(&json!({ "directory": directory, "through": through, "result": report }))?;
     } else {
-        println!("{} holds a backup, made through {through}: {}", directory.display(), copied(&done));
+        println!("{} holds a backup, made through {through}: {}", directory.display(), copied(done));
         if done.volumes_missing > 0 {
             println!("{} volumes are missing: of them it holds what earlier backups had", done.volumes_missing);
         }
     }
-    Ok(if done.volumes_missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    for Differing { copy, file, what } in differing {
+        eprintln!("KEPT {}, of {}: {what}", copy.display(), file.display());
+    }
+    if !differing.is_empty() {
+        eprintln!(
+            "sidetone: the store has {} finished files otherwise than the backup, which keeps its own and is not complete: run `sidetone \
+             store verify --store {}`; if the store is damaged, put these files back or restore the backup, else make a new backup in an \
+             empty directory",
+            differing.len(),
+            store.display()
+        );
+    }
+    Ok(code(report.is_whole()))
 }
 
 fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
@@ -294,12 +328,20 @@ fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
     let mut progress = |done: BackupProgress| show(&bar, &done);
     let done = sidetone_store::restore(&arguments.directory, &arguments.store, &volumes, &mut progress)?;
     bar.finish_and_clear();
-    if arguments.json {
-        print_json(&json!({ "store": arguments.store, "result": done }))?;
-    } else {
+    if !arguments.json {
         println!("{} is a store: {}", arguments.store.display(), copied(&done));
     }
-    Ok(ExitCode::SUCCESS)
+    let start = Instant::now();
+    let report = match arguments.no_verify {
+        true => None,
+        false => Some(check(&arguments.store, &VerifyOptions::default())?),
+    };
+    if arguments.json {
+        print_json(&json!({ "store": arguments.store, "result": done, "check": report }))?;
+    } else if let Some(report) = &report {
+        print_report(report, start.elapsed().as_secs_f64());
+    }
+    Ok(code(report.is_none_or(|report| report.is_clean())))
 }
 
 fn copied(done: &BackupProgress) -> String {
