@@ -54,6 +54,8 @@ pub enum StoreError {
     },
     #[error("the catalog of the store in {} knows more than the journal in {} holds: put the missing journal files back, or have the catalog made again from what is there, with `sidetone store rebuild --store {}`", home.display(), journal.display(), home.display())]
     CatalogAhead { home: PathBuf, journal: PathBuf },
+    #[error("the new catalog misses {missing} recordings that the old one has ({}): the old one stays. Put back the segments, journal files and volumes that are gone (`sidetone store verify` names them), or accept the loss with `--accept-missing`", named(*missing, some))]
+    RecordingsMissing { missing: u64, some: Vec<RecordingId> },
     #[error("no volume takes a new recording: {}", list(states))]
     NoVolumeForNew { states: Vec<(VolumeNumber, VolumeState)> },
     #[error("no volume takes audio: {}", list(states))]
@@ -109,4 +111,10 @@ impl StoreError {
 fn list(states: &[(VolumeNumber, VolumeState)]) -> String {
     let one = |(volume, state): &(VolumeNumber, VolumeState)| format!("volume {} is {state}", volume.0);
     states.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn named(missing: u64, some: &[RecordingId]) -> String {
+    let ids: Vec<String> = some.iter().map(ToString::to_string).collect();
+    let more = if missing > some.len() as u64 { ", …" } else { "" };
+    ids.join(", ") + more
 }

@@ -70,7 +70,7 @@ pub use keeper::{Keeper, StoreEvent};
 pub use open::{OpenCatalog, Store};
 pub use options::{Limits, SealingOptions, SpaceOptions, StoreOptions, Watermark};
 pub use reader::{ChunkLocation, ChunkPlace, StoreReader};
-pub use rebuild::{RebuildProgress, rebuild};
+pub use rebuild::{RebuildOptions, RebuildProgress, rebuild};
 pub use sidetone_catalog::{
     BadCursor, CatalogStatistics, Count, Cursor, Filter, Measure, Query, RecordingPage, RecordingQuery, Span,
     TextField, TextMatch,

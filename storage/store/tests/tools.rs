@@ -5,9 +5,9 @@ mod support;
 use sidetone_catalog::{RocksCatalog, dump};
 use sidetone_model::{Hold, RecordingState, Retention, Tick, TrackId};
 use sidetone_store::{
-    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, SealingOptions, Store, StoreError, StoreEvent,
-    StoreOptions, StoreReader, VerifyOptions, VerifyReport, VolumeNumber, VolumeState, backup, rebuild, restore,
-    verify,
+    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, RebuildOptions, SealingOptions, Store, StoreError,
+    StoreEvent, StoreOptions, StoreReader, VerifyOptions, VerifyReport, VolumeNumber, VolumeState, backup, rebuild,
+    restore, verify,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -139,7 +139,7 @@ fn a_catalog_that_differs_from_the_log_is_told() {
     assert!((6..11).all(unknown) && !(1..6).any(unknown), "{:?}", report.bad);
     let mut of_recordings = report.bad.iter().filter(|bad| bad.recording.is_some());
     assert!(of_recordings.all(|bad| bad.file.is_none()), "their files are as they were written: {:?}", report.bad);
-    assert!(rebuild(&home, &mut |_| {}).unwrap().runs == 10);
+    assert!(rebuild(&home, &RebuildOptions::default(), &mut |_| {}).unwrap().runs == 10);
     assert!(check(&home).is_clean());
 }
 
@@ -199,7 +199,7 @@ fn a_segment_that_a_kill_left_open_loses_nothing_that_was_durable_to_a_flipped_b
     let report = check(&home);
     assert!(report.bad.iter().any(|bad| bad.from_time.is_some()), "{report:?}");
     // And again from the files alone.
-    rebuild(&home, &mut |_| {}).unwrap();
+    rebuild(&home, &RebuildOptions::default(), &mut |_| {}).unwrap();
     let store = open_with(&home, &options());
     assert_eq!(store.reader.search(&Query { limit: 100, ..Query::default() }).unwrap().recordings.len(), 10);
     store.close();
@@ -250,12 +250,12 @@ fn a_rebuilt_catalog_is_the_same_and_an_interrupted_exchange_is_ended() {
         store.keeper.step();
     }
     store.settle();
-    assert!(matches!(rebuild(&home, &mut |_| {}), Err(StoreError::Locked { .. })));
+    assert!(matches!(rebuild(&home, &RebuildOptions::default(), &mut |_| {}), Err(StoreError::Locked { .. })));
     store.close();
     let before = lines(&home);
     assert!(before.iter().any(|line| line.contains("\"case\":\"7\"")));
     let mut told = 0;
-    let done = rebuild(&home, &mut |progress| told = progress.segments).unwrap();
+    let done = rebuild(&home, &RebuildOptions::default(), &mut |progress| told = progress.segments).unwrap();
     assert_eq!((done.damaged_places, done.runs, done.segments), (0, 20, told));
     assert_eq!(lines(&home), before);
     assert!(check(&home).is_clean());
@@ -524,6 +524,36 @@ fn a_file_that_cannot_be_read_does_not_end_the_check() {
     let report = check(&home);
     assert!(report.bad.iter().any(|bad| bad.file == Some(segment)), "{:?}", report.bad);
     assert_eq!((report.files, report.recordings), (clean.files - 1, clean.recordings), "the others are checked");
+}
+
+#[test]
+fn a_rebuild_that_would_lose_recordings_keeps_the_old_catalog() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..6, 6);
+    store.settle();
+    let lost = store.reader.runs(id(1)).unwrap()[0].segment;
+    store.close();
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 6..11, 11);
+    store.settle();
+    store.close();
+    let before = lines(&home);
+    std::fs::remove_file(home.join(LogFileName::Segment(lost).to_string())).unwrap();
+    let error = rebuild(&home, &RebuildOptions::default(), &mut |_| {}).unwrap_err();
+    let StoreError::RecordingsMissing { missing: 5, some } = &error else { panic!("{error}") };
+    assert!((1..6).all(|number| some.contains(&id(number))), "{some:?}");
+    assert!(
+        error.to_string().contains(&id(3).to_string()) && error.to_string().contains("--accept-missing"),
+        "{error}"
+    );
+    assert_eq!(lines(&home), before);
+    assert!(!home.join("catalog.new").exists());
+
+    rebuild(&home, &RebuildOptions { accept_missing: true }, &mut |_| {}).unwrap();
+    let reader = StoreReader::open(&home).unwrap();
+    assert_eq!(reader.search(&Query { limit: 1000, ..Query::default() }).unwrap().recordings.len(), 5);
 }
 
 #[test]

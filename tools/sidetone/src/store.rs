@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sidetone_store::{
-    BackupOptions, BackupProgress, BackupReport, BadPlace, Differing, RebuildProgress, Skipped, StoreError,
-    StoreReader, VerifyOptions, VerifyReport,
+    BackupOptions, BackupProgress, BackupReport, BadPlace, Differing, RebuildOptions, RebuildProgress, Skipped,
+    StoreError, StoreReader, VerifyOptions, VerifyReport,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -43,12 +43,17 @@ pub(crate) enum StoreCommand {
     Verify(VerifyArguments),
     /// Make the catalog of a store anew, from its journals and segments.
     ///
-    /// For a catalog that is damaged or lost. The old one is replaced when the new one is whole. No recorder may run on the
-    /// store meanwhile: stop it first (`systemctl stop sidetone`), and start it again afterwards.
+    /// For a catalog that is damaged or lost. The old one is replaced when the new one is whole. Where the old one can still be
+    /// read and has recordings that the new one has not, files or volumes are missing: it tells how many and which, keeps the old
+    /// one, and ends with 1. No recorder may run on the store meanwhile: stop it first (`systemctl stop sidetone`), and start it
+    /// again afterwards.
     #[command(after_help = "Example:\n  sidetone store rebuild --store /var/lib/sidetone")]
     Rebuild {
         #[command(flatten)]
         store: StoreDirectory,
+        /// Take the new catalog, even if it misses recordings that the old one has.
+        #[arg(long)]
+        accept_missing: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -134,7 +139,9 @@ pub(crate) fn store(command: &StoreCommand) -> Result<ExitCode> {
     match command {
         StoreCommand::Stats { store, json } => stats(&store.directory, *json),
         StoreCommand::Verify(arguments) => verify(arguments),
-        StoreCommand::Rebuild { store, json } => rebuild(&store.directory, *json),
+        StoreCommand::Rebuild { store, accept_missing, json } => {
+            rebuild(&store.directory, &RebuildOptions { accept_missing: *accept_missing }, *json)
+        }
         StoreCommand::Backup(arguments) => backup(arguments),
         StoreCommand::Restore(arguments) => restore(arguments),
     }
@@ -232,15 +239,22 @@ fn bad_place(place: &BadPlace) -> String {
     text
 }
 
-fn rebuild(directory: &Path, json: bool) -> Result<ExitCode> {
+fn rebuild(directory: &Path, options: &RebuildOptions, json: bool) -> Result<ExitCode> {
     let bar = bar("[{bar:40}] {pos}/{len} segments {eta} {msg}");
     let start = Instant::now();
-    let done = sidetone_store::rebuild(directory, &mut |progress| {
+    let done = sidetone_store::rebuild(directory, options, &mut |progress| {
         bar.set_length(progress.segments_total);
         bar.set_position(progress.segments);
         bar.set_message(format!("{} runs, {} records of journals", progress.runs, progress.records));
     });
     bar.finish_and_clear();
+    if let Err(error @ StoreError::RecordingsMissing { missing, some }) = &done {
+        eprintln!("sidetone: {error}");
+        if json {
+            print_json(&json!({ "missing": missing, "some": some }))?;
+        }
+        return Ok(ExitCode::from(1));
+    }
     let done = done.map_err(|error| match error {
         StoreError::Locked { path, process } => anyhow::anyhow!(
             "the store in {} is in use by process {process}, and its catalog with it: stop that one first (`systemctl stop \

@@ -322,4 +322,17 @@ fn a_catalog_that_is_lost_or_damaged_is_made_again() {
     bytes[places[places.len() - 2] + 20] ^= 0x10;
     std::fs::write(&segment, bytes).unwrap();
     json_of(&["store", "rebuild", "--store", &store, "--json"], 1);
+
+    // Without it there is nothing left to make the catalog from.
+    std::fs::remove_file(&segment).unwrap();
+    let output = sidetone(&["store", "rebuild", "--store", &store]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("misses 2 recordings") && said.contains(&ids[0]) && said.contains("--accept-missing"),
+        "{said}"
+    );
+    assert_eq!(listed(&store, &[]).len(), 2, "the old catalog is kept");
+    json_of(&["store", "rebuild", "--store", &store, "--accept-missing", "--json"], 0);
+    assert!(listed(&store, &[]).is_empty());
 }
