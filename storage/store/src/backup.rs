@@ -1,7 +1,7 @@
 //! Copies of a store: made while it is in use, each as much more as has come since the last one; and the way back.
 //!
 //! ```text
-//! BACKUP/sidetone-backup.json     of which store, and when it was last whole
+//! BACKUP/sidetone-backup.json     of which store, and when it was last made
 //! BACKUP/sidetone-store.json      the store's description
 //! BACKUP/catalog/                 of the catalog (RocksDB's own form)
 //! BACKUP/volumes/NNN/             as the volume: journal/, segments/, sidetone-volume.json
@@ -81,7 +81,7 @@ pub struct BackupReport {
     pub differing: Vec<Differing>,
 }
 
-/// A finished file of the backup that the store has otherwise, or has no more. It was kept.
+/// A finished file that the store has otherwise than the backup, or has lost. What the backup has was kept.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Differing {
     pub copy: PathBuf,
@@ -244,6 +244,10 @@ impl<'a> Copying<'a> {
                 number.is_some_and(|number| reader.is_closed(SegmentNumber(number)).unwrap_or(false))
             };
             self.copy_all(&files, &to, &is_closed)?;
+            for (segment, _) in catalog.segment_ends(logs.volume.number)? {
+                let file = logs.segments.path(segment);
+                self.tell_if_lost(&file, &to);
+            }
             let volume = &logs.volume;
             if volume.number != VolumeNumber(0) {
                 let text = VolumeDescription::read(self.io, &volume.directory)?;
@@ -253,21 +257,20 @@ impl<'a> Copying<'a> {
             }
         }
         description.write(self.io, self.directory)?;
-        if !self.differing.is_empty() {
-            return Ok(BackupReport { done: self.done, differing: self.differing });
-        }
         let made =
             BackupDescription { version: BACKUP_VERSION, store_id: description.store_id, made_at: self.io.now() };
         let text = serde_json::to_string_pretty(&made).expect("a description has only plain fields") + "\n";
         let path = self.directory.join(BACKUP_FILE);
         self.io.write_small(&path, text.as_bytes()).map_err(|source| StoreError::io("write", path, source))?;
-        // The backup is whole: what it needs no longer can go.
-        for (logs, files) in &journals {
-            self.remove_retired(files, &self.place(logs.volume.number).join("journal"))?;
+        // What it needs no longer can go, unless the store has lost something: then the backup may be all that there is.
+        if self.differing.is_empty() {
+            for (logs, files) in &journals {
+                self.remove_retired(files, &self.place(logs.volume.number).join("journal"))?;
+            }
+            purge_backups(&self.directory.join("catalog"), CATALOGS_KEPT)?;
         }
-        purge_backups(&self.directory.join("catalog"), CATALOGS_KEPT)?;
         (self.tell)(self.done);
-        Ok(BackupReport { done: self.done, differing: Vec::new() })
+        Ok(BackupReport { done: self.done, differing: self.differing })
     }
 
     /// Whether a volume is where it should be, now: else its directory tells nothing of what it holds.
@@ -459,13 +462,20 @@ impl<'a> Copying<'a> {
     fn tell_lost(&mut self, sources: &[Source], logs: &VolumeLogs, copies: &Path) -> Result<(), StoreError> {
         let first = sources.first().and_then(|source| source.path.file_name());
         for name in self.names(copies, ".jnl")? {
-            let is_retired = first.is_some_and(|first| OsStr::new(&name) < first);
-            let file = logs.volume.journal().join(&name);
-            if !is_retired && !file.exists() {
-                self.differs(&copies.join(&name), &file, "the store has lost it");
+            if first.is_none_or(|first| OsStr::new(&name) >= first) {
+                self.tell_if_lost(&logs.volume.journal().join(&name), copies);
             }
         }
         Ok(())
+    }
+
+    fn tell_if_lost(&mut self, file: &Path, copies: &Path) {
+        if !file.exists() {
+            let copy = copies.join(file.file_name().expect("a log file has a name"));
+            let what =
+                if copy.exists() { "the store has lost it" } else { "the store has lost it, and no backup has it" };
+            self.differs(&copy, file, what);
+        }
     }
 
     /// Removes journal files from the backup that the store has no more, the oldest, and what interrupted copies have left.

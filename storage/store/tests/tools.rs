@@ -587,6 +587,8 @@ fn a_backup_keeps_what_the_store_has_lost() {
     other[footer] ^= 1;
     std::fs::write(&path, &other).unwrap();
     differing(&copy);
+    std::fs::remove_file(&path).unwrap();
+    differing(&copy);
     std::fs::write(&path, &before).unwrap();
     assert!(back_up().is_whole());
     // The journal is gone: what the backup has of it stays.

@@ -319,13 +319,12 @@ fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
         }
     }
     for Differing { copy, file, what } in differing {
-        eprintln!("KEPT {}, of {}: {what}", copy.display(), file.display());
+        eprintln!("DIFFERS {} from {}: {what}", copy.display(), file.display());
     }
     if !differing.is_empty() {
         eprintln!(
-            "sidetone: the store has {} finished files otherwise than the backup, which keeps its own and is not complete: run `sidetone \
-             store verify --store {}`; if the store is damaged, put these files back or restore the backup, else make a new backup in an \
-             empty directory",
+            "sidetone: {} finished files of the store are gone, or not those of the backup, which keeps its own: run `sidetone store verify \
+             --store {}`; if the store is damaged, put these files back or restore the backup, else make a new backup in an empty directory",
             differing.len(),
             store.display()
         );
