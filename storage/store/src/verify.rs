@@ -242,53 +242,27 @@ impl Check<'_> {
 
     /// Tells the files that the catalog knows and that are not there.
     fn tell_missing(&mut self, logs: &VolumeLogs) -> Result<(), StoreError> {
-        let mut missing = self.missing(logs)?;
-        if !missing.is_empty() {
+        let mut gone = missing(self.catalog(), logs)?;
+        if !gone.is_empty() {
             // One may have gone since the catalog was asked: it needs it no longer.
             self.reader.refresh()?;
-            let still = self.missing(logs)?;
-            missing.retain(|file, _| still.contains_key(file));
+            let still = missing(self.catalog(), logs)?;
+            gone.retain(|file, _| still.contains_key(file));
         }
-        for (file, end) in missing {
-            let missing =
+        for (file, end) in gone {
+            let up_to =
                 |to| BadPlace::of_file(logs.volume.number, file, 0, to, "the file is missing: put it back".to_owned());
             let mut found = match file {
-                LogFileName::Journal(number) => self.chunks_in(&missing(u64::MAX), number)?,
+                LogFileName::Journal(number) => self.chunks_in(&up_to(u64::MAX), number)?,
                 // Its runs are looked at with the recordings.
                 LogFileName::Segment(_) => Vec::new(),
             };
             if found.is_empty() {
-                found.push(missing(end));
+                found.push(up_to(end));
             }
             found.into_iter().for_each(|bad| self.bad(bad));
         }
         Ok(())
-    }
-
-    /// Files that must be there and are not, and up to where the catalog knows them.
-    fn missing(&self, logs: &VolumeLogs) -> Result<BTreeMap<LogFileName, u64>, StoreError> {
-        let (catalog, volume) = (self.catalog(), logs.volume.number);
-        let ends = catalog.segment_ends(volume)?.into_iter();
-        let mut needed: BTreeMap<LogFileName, u64> =
-            ends.map(|(segment, end)| (LogFileName::Segment(segment), end)).collect();
-        let oldest = catalog.pending()?.into_iter().flat_map(|pending| pending.oldest);
-        for (_, position) in catalog.applied()?.into_iter().chain(oldest).filter(|(of, _)| *of == volume) {
-            if position != LogPosition::default() {
-                let end = needed.entry(LogFileName::Journal(position.file)).or_default();
-                *end = position.offset.max(*end);
-            }
-        }
-        let found = files_of(logs)?;
-        for pair in found.windows(2) {
-            if let [LogFileName::Journal(before), LogFileName::Journal(behind)] = pair
-                && before + 1 < *behind
-            {
-                // Their numbers run without a gap.
-                needed.entry(LogFileName::Journal(before + 1)).or_default();
-            }
-        }
-        needed.retain(|file, _| found.binary_search(file).is_err());
-        Ok(needed)
     }
 
     fn catalog(&self) -> &dyn Catalog {
@@ -611,6 +585,32 @@ impl BadPlace {
     fn of_catalog(recording: Option<RecordingId>, what: String) -> Self {
         Self { volume: None, file: None, from: 0, to: 0, what, recording, track: None, from_time: None, to_time: None }
     }
+}
+
+/// Files that must be there and are not, and up to where the catalog knows them.
+pub(crate) fn missing(catalog: &dyn Catalog, logs: &VolumeLogs) -> Result<BTreeMap<LogFileName, u64>, StoreError> {
+    let volume = logs.volume.number;
+    let ends = catalog.segment_ends(volume)?.into_iter();
+    let mut needed: BTreeMap<LogFileName, u64> =
+        ends.map(|(segment, end)| (LogFileName::Segment(segment), end)).collect();
+    let oldest = catalog.pending()?.into_iter().flat_map(|pending| pending.oldest);
+    for (_, position) in catalog.applied()?.into_iter().chain(oldest).filter(|(of, _)| *of == volume) {
+        if position != LogPosition::default() {
+            let end = needed.entry(LogFileName::Journal(position.file)).or_default();
+            *end = position.offset.max(*end);
+        }
+    }
+    let found = files_of(logs)?;
+    for pair in found.windows(2) {
+        if let [LogFileName::Journal(before), LogFileName::Journal(behind)] = pair
+            && before + 1 < *behind
+        {
+            // Their numbers run without a gap.
+            needed.entry(LogFileName::Journal(before + 1)).or_default();
+        }
+    }
+    needed.retain(|file, _| found.binary_search(file).is_err());
+    Ok(needed)
 }
 
 /// The log files of a volume that are there, ascending.

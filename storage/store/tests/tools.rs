@@ -678,3 +678,39 @@ fn a_copy_takes_no_space_for_what_was_only_set_aside() {
     assert!(copy.blocks() * 512 <= 1 << 20 && file.blocks() * 512 >= 4 << 20, "{} {}", file.blocks(), copy.blocks());
     store.close();
 }
+
+#[test]
+fn a_catalog_that_cannot_answer_is_told_and_the_files_are_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..11, 11);
+    store.settle();
+    store.close();
+    // Everything is in tables then.
+    rebuild(&home, &RebuildOptions::default(), &mut |_| {}).unwrap();
+    let clean = check(&home);
+    let tables = std::fs::read_dir(home.join("catalog")).unwrap().map(|entry| entry.unwrap().path());
+    let tables: Vec<PathBuf> = tables.filter(|path| path.extension().is_some_and(|end| end == "sst")).collect();
+    let mut told = 0;
+    for table in tables {
+        let whole = std::fs::read(&table).unwrap();
+        // Its first block; the index, at the end, is whole.
+        let mut bytes = whole.clone();
+        bytes[..16].iter_mut().for_each(|byte| *byte ^= 0x55);
+        std::fs::write(&table, bytes).unwrap();
+        match verify(&home, &VerifyOptions::default(), &mut |_| ControlFlow::Continue(())) {
+            // Needed for opening it.
+            Err(StoreError::Catalog(error)) => assert!(error.to_string().contains("store rebuild"), "{error}"),
+            Err(error) => panic!("{}: {error}", table.display()),
+            Ok(report) => {
+                assert_eq!(report.files, clean.files, "{}: {:?}", table.display(), report.bad);
+                let is_catalog = report.bad.iter().all(|bad| bad.file.is_none() && bad.volume.is_none());
+                assert!(is_catalog, "{}: {:?}", table.display(), report.bad);
+                told += report.bad_places;
+            }
+        }
+        std::fs::write(&table, whole).unwrap();
+    }
+    assert!(told > 0);
+}
