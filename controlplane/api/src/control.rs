@@ -15,7 +15,7 @@ use axum::routing::post;
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 use serde::{Deserialize, Serialize};
-use sidetone_store::{BackupOptions, BackupProgress};
+use sidetone_store::{BackupOptions, BackupProgress, BackupReport};
 use std::convert::Infallible;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,8 @@ struct BackupRequest {
     directory: PathBuf,
     #[serde(default)]
     link: bool,
+    #[serde(default)]
+    parents: bool,
 }
 
 /// One line of the answer; the last one is `done` or `failed`.
@@ -83,7 +85,7 @@ struct BackupRequest {
 #[serde(rename_all = "snake_case")]
 enum BackupLine {
     Progress(BackupProgress),
-    Done(BackupProgress),
+    Done(BackupReport),
     Failed(String),
 }
 
@@ -120,12 +122,14 @@ async fn backup(
                 drop(lines.try_send(Ok(say(&BackupLine::Progress(done)))));
             }
         };
-        let options = BackupOptions { link: request.link };
+        let options = BackupOptions { link: request.link, parents: request.parents };
         let directory = &request.directory;
         let last = match reader.backup(directory, &options, &mut progress) {
-            Ok(done) => {
-                tracing::info!(directory = %directory.display(), files = done.files, bytes = done.bytes, "backup done");
-                BackupLine::Done(done)
+            Ok(report) => {
+                let BackupReport { done, differing } = &report;
+                tracing::info!(directory = %directory.display(), files = done.files, bytes = done.bytes, differing = differing.len(),
+                    "backup done");
+                BackupLine::Done(report)
             }
             Err(error) => {
                 tracing::error!(directory = %directory.display(), %error, "backup failed");

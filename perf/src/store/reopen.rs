@@ -9,7 +9,7 @@ use crate::recorder::{cut_before, now, store_options};
 use anyhow::Result;
 use serde::Serialize;
 use sidetone_model::{CaptureTime, Tick};
-use sidetone_store::{JournalConfig, SealingOptions, Store, StoreOptions, rebuild};
+use sidetone_store::{JournalConfig, RebuildOptions, SealingOptions, Store, StoreOptions, rebuild};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,7 +87,7 @@ fn measure_rebuild(options: &Options, recordings: u64, directory: &Path) -> Resu
         forget_cached(directory)?;
         let before = CpuTimes::now()?;
         let began = Instant::now();
-        let done = rebuild(directory, &mut |_| {})?;
+        let done = rebuild(directory, &RebuildOptions::default(), &mut |_| {})?;
         let took = began.elapsed().as_secs_f64();
         let cpu = (&CpuTimes::now()? - &before).process;
         anyhow::ensure!(done.damaged_places == 0, "{done:?}");

@@ -68,6 +68,9 @@ pub trait Catalog: Send + Sync {
     /// Up to which offset a segment is known to be durable; 0 when nothing is known.
     fn segment_end(&self, volume: VolumeNumber, segment: SegmentNumber) -> Result<u64, CatalogError>;
 
+    /// The segments of a volume of which something is known to be durable, ascending, and up to which offset.
+    fn segment_ends(&self, volume: VolumeNumber) -> Result<Vec<(SegmentNumber, u64)>, CatalogError>;
+
     /// Every recording that needs a journal: for audio that is in no run, or for its newest facts. In the order of their
     /// identifiers; the nil identifier stands for the facts that are about no recording.
     fn pending(&self) -> Result<Vec<Pending>, CatalogError>;

@@ -362,6 +362,12 @@ impl Catalog for MemoryCatalog {
         Ok(self.lock().shown.segment_ends.get(&(volume, segment)).copied().unwrap_or_default())
     }
 
+    fn segment_ends(&self, volume: VolumeNumber) -> Result<Vec<(SegmentNumber, u64)>, CatalogError> {
+        let inner = self.lock();
+        let ends = inner.shown.segment_ends.iter().filter(|((of, _), _)| *of == volume);
+        Ok(ends.map(|((_, segment), end)| (*segment, *end)).collect())
+    }
+
     fn pending(&self) -> Result<Vec<Pending>, CatalogError> {
         Ok(self.lock().shown.entries.iter().filter_map(|(&recording, entry)| entry.pending(recording)).collect())
     }

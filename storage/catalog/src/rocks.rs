@@ -3,6 +3,7 @@
 use crate::apply::{Known, NO_RECORDING, Totals, apply, load, other_facts, segment_end};
 use crate::database::{CatalogOptions, Database, Family, Mode, View};
 use crate::keys::{CHUNK_TRACK_BYTES, Need, chunk_key, parse_chunk, replayed_key, segment_key};
+use crate::order::OrderKey;
 use crate::plan::Limits;
 use crate::row::{Newest, Places, Row};
 use crate::search::{self, proof};
@@ -103,6 +104,27 @@ impl RocksCatalog {
     /// order stays as it is.
     pub fn compact(&self) -> Result<(), CatalogError> {
         self.database()?.get().compact()
+    }
+
+    /// Tells the recordings that `other` has and this one has not, newest first.
+    pub fn lacks(&self, other: &Self, tell: &mut dyn FnMut(RecordingId)) -> Result<(), CatalogError> {
+        let (own, other) = (self.database()?, other.database()?);
+        let (own, other) = (own.get().view(), other.get().view());
+        let (mut here, mut there) = (own.list(Family::Documents, &[]), other.list(Family::Documents, &[]));
+        while let Some((key, _)) = there.entry()? {
+            while here.entry()?.is_some_and(|(own, _)| own < key) {
+                here.advance();
+            }
+            if here.entry()?.is_none_or(|(own, _)| own != key) {
+                let (_, recording) = OrderKey::parse(key).ok_or_else(|| there.damaged("the key of a recording"))?;
+                // It may stand at another time.
+                if load(&own, recording)?.is_none_or(|row| row.document.is_none()) {
+                    tell(recording);
+                }
+            }
+            there.advance();
+        }
+        Ok(())
     }
 
     /// Bytes of tables on disk, by column family.
@@ -331,6 +353,20 @@ impl Catalog for RocksCatalog {
     fn segment_end(&self, volume: VolumeNumber, segment: SegmentNumber) -> Result<u64, CatalogError> {
         let database = self.database()?;
         segment_end(&database.get().view(), &segment_key(volume, segment))
+    }
+
+    fn segment_ends(&self, volume: VolumeNumber) -> Result<Vec<(SegmentNumber, u64)>, CatalogError> {
+        let database = self.database()?;
+        let view = database.get().view();
+        let mut list = view.list(Family::SegmentEnds, &[volume.0]);
+        let mut ends = Vec::new();
+        while let Some((key, value)) = list.entry()? {
+            let segment = <[u8; 4]>::try_from(key).ok().map(|number| SegmentNumber(u32::from_be_bytes(number)));
+            let end = <[u8; 8]>::try_from(value).ok().map(u64::from_le_bytes);
+            ends.push(segment.zip(end).ok_or_else(|| list.damaged("a segment's end"))?);
+            list.advance();
+        }
+        Ok(ends)
     }
 
     fn pending(&self) -> Result<Vec<Pending>, CatalogError> {

@@ -1,7 +1,7 @@
 //! Copies of a store: made while it is in use, each as much more as has come since the last one; and the way back.
 //!
 //! ```text
-//! BACKUP/sidetone-backup.json     of which store, and when it was last whole
+//! BACKUP/sidetone-backup.json     of which store, and when it was last made
 //! BACKUP/sidetone-store.json      the store's description
 //! BACKUP/catalog/                 of the catalog (RocksDB's own form)
 //! BACKUP/volumes/NNN/             as the volume: journal/, segments/, sidetone-volume.json
@@ -10,6 +10,9 @@
 //! Order: the catalog first, then journals, then segments; no journal file is removed from the store meanwhile. So the journals
 //! hold everything that the catalog does not know, and the segments every run that the journals speak of. What is
 //! written while the copy runs may be in it or not.
+//!
+//! A copy of a finished file is never replaced by anything else: when the store has it otherwise, it is the store that has lost
+//! something. Such a backup tells it, and removes nothing.
 
 use crate::description::{
     Description, KnownVolume, STORE_FILE, VOLUME_FILE, VolumeDescription, is_unused, make_directory,
@@ -17,17 +20,19 @@ use crate::description::{
 use crate::keeper::OPEN_SPAN;
 use crate::logs::{Logs, VolumeLogs};
 use crate::open::take_lock;
-use crate::reader::StoreReader;
+use crate::reader::{StoreReader, scratch_directory};
 use crate::shared::Shared;
 use crate::volume::Volume;
 use crate::{StoreError, rebuild, volume};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, RocksCatalog, purge_backups};
 use sidetone_log::format::ALIGNMENT_BYTES;
-use sidetone_log::{Io, RingIo, VolumeNumber};
+use sidetone_log::{Io, OpenFiles, Owner, RingIo, SegmentNumber, SegmentReader, VolumeNumber};
 use sidetone_model::CaptureTime;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +42,9 @@ const BACKUP_FILE: &str = "sidetone-backup.json";
 const BACKUP_VERSION: u32 = 1;
 /// Backups of the catalog that are kept.
 const CATALOGS_KEPT: usize = 2;
+/// Copied at once, and made durable at once: a slow disk shows its progress, and has no more than that to catch up with.
+const COPY_BYTES: usize = 256 << 10;
+const SYNC_BYTES: usize = 64 << 20;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -44,6 +52,9 @@ pub struct BackupOptions {
     /// On the same file system, files that do not change any more are linked instead of copied: it takes no space, and no
     /// damage of the device is survived.
     pub link: bool,
+    /// Directories above that of the backup are made, too. Without, one that is not there is an error: it may be a mount point,
+    /// mistyped.
+    pub parents: bool,
 }
 
 /// How far a backup or a restore is.
@@ -62,6 +73,30 @@ pub struct BackupProgress {
     pub volumes_missing: u64,
 }
 
+/// What a backup has come to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct BackupReport {
+    #[serde(flatten)]
+    pub done: BackupProgress,
+    pub differing: Vec<Differing>,
+}
+
+/// A finished file that the store has otherwise than the backup, or has lost. What the backup has was kept.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Differing {
+    pub copy: PathBuf,
+    /// The store's.
+    pub file: PathBuf,
+    pub what: String,
+}
+
+impl BackupReport {
+    /// Everything that the store holds is in the backup.
+    pub fn is_whole(&self) -> bool {
+        self.differing.is_empty() && self.done.volumes_missing == 0
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct BackupDescription {
     version: u32,
@@ -75,7 +110,7 @@ pub fn backup(
     directory: &Path,
     options: &BackupOptions,
     progress: &mut dyn FnMut(BackupProgress),
-) -> Result<BackupProgress, StoreError> {
+) -> Result<BackupReport, StoreError> {
     let io: Arc<dyn Io> = Arc::new(RingIo::new());
     let not_found = || StoreError::NotFound { path: home.to_owned() };
     let description = Description::read(&*io, home)?.ok_or_else(not_found)?;
@@ -83,11 +118,7 @@ pub fn backup(
     rebuild::finish_exchange(home)?;
     let catalog = RocksCatalog::open(&home.join("catalog"))?;
     let logs = Logs::new(Arc::clone(&io), description.store_id, &volume::locate(&*io, home, &description)?);
-    Copying { io: &*io, directory, options: *options, done: BackupProgress::default(), tell: progress }.backup(
-        &description,
-        &catalog,
-        &logs,
-    )
+    Copying::new(&*io, directory, *options, progress).backup(&description, &catalog, &logs)
 }
 
 impl StoreReader {
@@ -100,12 +131,12 @@ impl StoreReader {
         directory: &Path,
         options: &BackupOptions,
         progress: &mut dyn FnMut(BackupProgress),
-    ) -> Result<BackupProgress, StoreError> {
+    ) -> Result<BackupReport, StoreError> {
         let Some(shared) = self.shared() else {
             return Err(StoreError::Locked { path: self.home().to_owned(), process: "(another)".to_owned() });
         };
         let _hold = RetirementHold::new(Arc::clone(shared));
-        Copying { io: self.io(), directory, options: *options, done: BackupProgress::default(), tell: progress }.backup(
+        Copying::new(self.io(), directory, *options, progress).backup(
             &shared.description,
             &**self.catalog(),
             self.logs(),
@@ -135,6 +166,7 @@ struct Copying<'a> {
     directory: &'a Path,
     options: BackupOptions,
     done: BackupProgress,
+    differing: Vec<Differing>,
     tell: &'a mut dyn FnMut(BackupProgress),
 }
 
@@ -146,13 +178,34 @@ struct Source {
     is_final: bool,
 }
 
-impl Copying<'_> {
+/// What lies where a file is to be copied to.
+enum Held {
+    /// Nothing, or an earlier state of the file.
+    Earlier,
+    Same,
+    /// What the file must not replace, and why.
+    Other(&'static str),
+}
+
+impl<'a> Copying<'a> {
+    fn new(
+        io: &'a dyn Io,
+        directory: &'a Path,
+        options: BackupOptions,
+        tell: &'a mut dyn FnMut(BackupProgress),
+    ) -> Self {
+        Self { io, directory, options, done: BackupProgress::default(), differing: Vec::new(), tell }
+    }
+
     fn backup(
         mut self,
         description: &Description,
         catalog: &dyn Catalog,
         logs: &Logs,
-    ) -> Result<BackupProgress, StoreError> {
+    ) -> Result<BackupReport, StoreError> {
+        for logs in logs.volumes() {
+            is_outside(self.directory, &logs.volume.directory)?;
+        }
         self.prepare(description.store_id)?;
         let (done, tell) = (&mut self.done, &mut self.tell);
         catalog.backup(&self.directory.join("catalog"), &mut |progress| {
@@ -173,11 +226,28 @@ impl Copying<'_> {
             journals.push((logs, self.journal_files(logs)?));
         }
         for (logs, files) in &journals {
-            self.copy_all(files, &self.place(logs.volume.number).join("journal"))?;
+            let to = self.place(logs.volume.number).join("journal");
+            make_directory(self.io, &to)?;
+            // Of the last backup, only the newest was not finished.
+            let newest = self.names(&to, ".jnl")?.pop();
+            self.copy_all(files, &to, &|copy| copy.file_name() < newest.as_deref().map(OsStr::new))?;
+            self.tell_lost(files, logs, &to)?;
         }
+        let copied = OpenFiles::new(Arc::new(RingIo::new()), 1);
         for logs in present() {
             let files = self.segments(logs)?;
-            self.copy_all(&files, &self.place(logs.volume.number).join("segments"))?;
+            let to = self.place(logs.volume.number).join("segments");
+            let owner = Owner { store_id: description.store_id, volume: logs.volume.number };
+            let reader = SegmentReader::open(&copied, &to, owner);
+            let is_closed = |copy: &Path| {
+                let number = copy.file_stem().and_then(|name| name.to_str()?.parse().ok());
+                number.is_some_and(|number| reader.is_closed(SegmentNumber(number)).unwrap_or(false))
+            };
+            self.copy_all(&files, &to, &is_closed)?;
+            for (segment, _) in catalog.segment_ends(logs.volume.number)? {
+                let file = logs.segments.path(segment);
+                self.tell_if_lost(&file, &to);
+            }
             let volume = &logs.volume;
             if volume.number != VolumeNumber(0) {
                 let text = VolumeDescription::read(self.io, &volume.directory)?;
@@ -192,13 +262,15 @@ impl Copying<'_> {
         let text = serde_json::to_string_pretty(&made).expect("a description has only plain fields") + "\n";
         let path = self.directory.join(BACKUP_FILE);
         self.io.write_small(&path, text.as_bytes()).map_err(|source| StoreError::io("write", path, source))?;
-        // The backup is whole: what it needs no longer can go.
-        for (logs, files) in &journals {
-            self.remove_retired(files, &self.place(logs.volume.number).join("journal"))?;
+        // What it needs no longer can go, unless the store has lost something: then the backup may be all that there is.
+        if self.differing.is_empty() {
+            for (logs, files) in &journals {
+                self.remove_retired(files, &self.place(logs.volume.number).join("journal"))?;
+            }
+            purge_backups(&self.directory.join("catalog"), CATALOGS_KEPT)?;
         }
-        purge_backups(&self.directory.join("catalog"), CATALOGS_KEPT)?;
         (self.tell)(self.done);
-        Ok(self.done)
+        Ok(BackupReport { done: self.done, differing: self.differing })
     }
 
     /// Whether a volume is where it should be, now: else its directory tells nothing of what it holds.
@@ -221,6 +293,10 @@ impl Copying<'_> {
 
     /// The directory is empty, or holds earlier backups of the same store.
     fn prepare(&self, store_id: Uuid) -> Result<(), StoreError> {
+        let parent = self.directory.parent().filter(|parent| !parent.as_os_str().is_empty());
+        if let Some(parent) = parent.filter(|parent| !self.options.parents && !parent.exists()) {
+            return Err(StoreError::NoParent { path: parent.to_owned() });
+        }
         make_directory(self.io, self.directory)?;
         let foreign = || StoreError::NotABackup { path: self.directory.to_owned() };
         match read_description(self.io, self.directory)? {
@@ -241,7 +317,15 @@ impl Copying<'_> {
     }
 
     fn place(&self, volume: VolumeNumber) -> PathBuf {
-        self.directory.join("volumes").join(format!("{:03}", volume.0))
+        place(self.directory, volume)
+    }
+
+    /// Names in a directory that end so, ascending.
+    fn names(&self, directory: &Path, end: &str) -> Result<Vec<String>, StoreError> {
+        let mut names = self.io.list(directory).map_err(|source| StoreError::io("list", directory, source))?;
+        names.retain(|name| name.ends_with(end));
+        names.sort();
+        Ok(names)
     }
 
     fn journal_files(&mut self, logs: &VolumeLogs) -> Result<Vec<Source>, StoreError> {
@@ -279,47 +363,126 @@ impl Copying<'_> {
         Ok(sources)
     }
 
-    fn copy_all(&mut self, sources: &[Source], to: &Path) -> Result<(), StoreError> {
+    /// `is_finished` says of a copy that is there whether its file was not written any more when it was made.
+    fn copy_all(
+        &mut self,
+        sources: &[Source],
+        to: &Path,
+        is_finished: &dyn Fn(&Path) -> bool,
+    ) -> Result<(), StoreError> {
         make_directory(self.io, to)?;
         for source in sources {
+            let before = self.done.bytes;
             let name = source.path.file_name().expect("a log file has a name");
-            self.copy(source, &to.join(name))?;
-            self.done.bytes += source.bytes;
+            self.copy(source, &to.join(name), is_finished)?;
+            self.done.bytes = before + source.bytes;
             self.done.files += 1;
             (self.tell)(self.done);
         }
         self.io.sync_directory(to).map_err(|source| StoreError::io("sync", to, source))
     }
 
-    fn copy(&mut self, source: &Source, to: &Path) -> Result<(), StoreError> {
-        let failed = |error| StoreError::io("copy", &source.path, error);
-        if source.is_final && is_same(&source.path, to, source.bytes).map_err(failed)? {
-            self.done.files_kept += 1;
-            return Ok(());
+    fn copy(&mut self, source: &Source, to: &Path, is_finished: &dyn Fn(&Path) -> bool) -> Result<(), StoreError> {
+        match compare(source, to, is_finished) {
+            Ok(Held::Earlier) => {}
+            Ok(Held::Same) => {
+                self.done.files_kept += 1;
+                return Ok(());
+            }
+            Ok(Held::Other(what)) => {
+                self.differs(to, &source.path, what);
+                return Ok(());
+            }
+            // Removed since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(StoreError::io("compare", to, error)),
         }
         let part = to.with_extension("part");
+        let failed = |error| StoreError::io("write", &part, error);
         match std::fs::remove_file(&part) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
         }
         let is_linked = self.options.link && source.is_final && std::fs::hard_link(&source.path, &part).is_ok();
-        if !is_linked {
-            match std::fs::copy(&source.path, &part) {
-                Ok(_) => {}
-                // Removed since it was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(failed(error)),
-            }
-            File::open(&part).and_then(|file| file.sync_all()).map_err(failed)?;
+        if !is_linked && !self.copy_bytes(&source.path, &part)? {
+            return Ok(());
         }
         std::fs::rename(&part, to).map_err(failed)
     }
 
-    /// Removes journal files from the backup that the store has no more.
+    /// False when the file was removed since it was listed. Zeros, which is what space holds that was set aside, are not written.
+    fn copy_bytes(&mut self, source: &Path, part: &Path) -> Result<bool, StoreError> {
+        let mut from = match File::open(source) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            opened => opened.map_err(|error| StoreError::io("open", source, error))?,
+        };
+        let copied = self.copy_into(&mut from, source, part);
+        if copied.is_err() {
+            // The room it takes may be the last there is; the error says what is wrong.
+            drop(std::fs::remove_file(part));
+        }
+        copied.map(|()| true)
+    }
+
+    fn copy_into(&mut self, from: &mut File, source: &Path, part: &Path) -> Result<(), StoreError> {
+        let read = |error| StoreError::io("read", source, error);
+        let written = |error| StoreError::io("write", part, error);
+        let permissions = from.metadata().map_err(read)?.permissions();
+        let to = File::create(part).map_err(written)?;
+        to.set_permissions(permissions).map_err(written)?;
+        let mut buffer = vec![0; COPY_BYTES];
+        let (mut end, mut unsynced) = (0, 0);
+        loop {
+            let filled = from.read(&mut buffer).map_err(read)?;
+            let bytes = &buffer[..filled];
+            if filled == 0 {
+                break;
+            }
+            if bytes.iter().any(|byte| *byte != 0) {
+                to.write_all_at(bytes, end).map_err(written)?;
+                unsynced += filled;
+            }
+            end += filled as u64;
+            if unsynced >= SYNC_BYTES {
+                to.sync_data().map_err(written)?;
+                unsynced = 0;
+            }
+            self.done.bytes += filled as u64;
+            (self.tell)(self.done);
+        }
+        to.set_len(end).and_then(|()| to.sync_all()).map_err(written)
+    }
+
+    fn differs(&mut self, copy: &Path, file: &Path, what: &str) {
+        tracing::error!(copy = %copy.display(), file = %file.display(), what, "a finished file of a backup is not that of the store, and is kept");
+        self.differing.push(Differing { copy: copy.to_owned(), file: file.to_owned(), what: what.to_owned() });
+    }
+
+    /// Tells of journal files that the backup has and the store should have.
+    fn tell_lost(&mut self, sources: &[Source], logs: &VolumeLogs, copies: &Path) -> Result<(), StoreError> {
+        let first = sources.first().and_then(|source| source.path.file_name());
+        for name in self.names(copies, ".jnl")? {
+            if first.is_none_or(|first| OsStr::new(&name) >= first) {
+                self.tell_if_lost(&logs.volume.journal().join(&name), copies);
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_if_lost(&mut self, file: &Path, copies: &Path) {
+        if !file.exists() {
+            let copy = copies.join(file.file_name().expect("a log file has a name"));
+            let what =
+                if copy.exists() { "the store has lost it" } else { "the store has lost it, and no backup has it" };
+            self.differs(&copy, file, what);
+        }
+    }
+
+    /// Removes journal files from the backup that the store has no more, the oldest, and what interrupted copies have left.
     fn remove_retired(&self, kept: &[Source], directory: &Path) -> Result<(), StoreError> {
-        let names = self.io.list(directory).map_err(|source| StoreError::io("list", directory, source))?;
-        let is_kept = |name: &String| kept.iter().any(|kept| kept.path.file_name().is_some_and(|file| file == &**name));
-        for name in names.iter().filter(|name| !is_kept(name)) {
+        let first = kept.first().and_then(|first| first.path.file_name());
+        let is_retired = |name: &String| first.is_some_and(|first| OsStr::new(name) < first) || name.ends_with(".part");
+        for name in self.names(directory, "")?.iter().filter(|name| is_retired(name)) {
             let path = directory.join(name);
             std::fs::remove_file(&path).map_err(|source| StoreError::io("remove", path, source))?;
         }
@@ -327,20 +490,59 @@ impl Copying<'_> {
     }
 }
 
-/// Whether a file that does not change any more was copied before: same length, and same first block, which has an identity
-/// drawn for that file.
-fn is_same(from: &Path, to: &Path, bytes: u64) -> io::Result<bool> {
-    let block = |path: &Path| {
+/// Whether a file was copied before. Its first block has an identity drawn for it and does not change; a closed segment's last block is
+/// its footer.
+fn compare(source: &Source, to: &Path, is_finished: &dyn Fn(&Path) -> bool) -> io::Result<Held> {
+    let held_bytes = match std::fs::metadata(to) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Earlier),
+        Err(error) => return Err(error),
+    };
+    let block = |path: &Path, offset| {
         let mut block = Vec::new();
-        File::open(path)?.take(ALIGNMENT_BYTES as u64).read_to_end(&mut block)?;
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.take(ALIGNMENT_BYTES as u64).read_to_end(&mut block)?;
         Ok::<_, io::Error>(block)
     };
-    match std::fs::metadata(to) {
-        Ok(metadata) if metadata.len() == bytes => Ok(block(from)? == block(to)?),
-        Ok(_) => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
+    let held = block(to, 0)?;
+    if held != block(&source.path, 0)? {
+        // Its making was not over when it was copied.
+        let was_unborn = held.iter().all(|byte| *byte == 0);
+        return Ok(if was_unborn { Held::Earlier } else { Held::Other("it is another file of the same name") });
     }
+    let last = held_bytes.saturating_sub(ALIGNMENT_BYTES as u64);
+    let is_same = held_bytes == source.bytes && block(to, last)? == block(&source.path, last)?;
+    Ok(if is_same && source.is_final {
+        Held::Same
+    } else if !is_finished(to) {
+        Held::Earlier
+    } else if held_bytes != source.bytes {
+        Held::Other("it has another length")
+    } else {
+        Held::Other("it ends otherwise")
+    })
+}
+
+/// Where the copy of a volume lies.
+fn place(directory: &Path, volume: VolumeNumber) -> PathBuf {
+    directory.join("volumes").join(format!("{:03}", volume.0))
+}
+
+/// A copy is not part of what is copied.
+fn is_outside(path: &Path, of: &Path) -> Result<(), StoreError> {
+    match resolve(path).starts_with(resolve(of)) {
+        true => Err(StoreError::Inside { path: path.to_owned(), of: of.to_owned() }),
+        false => Ok(()),
+    }
+}
+
+/// Where a path leads, as far as it is there.
+fn resolve(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let resolved = there.and_then(|(above, found)| Some(found.join(path.strip_prefix(above).ok()?)));
+    resolved.unwrap_or(path)
 }
 
 fn read_description(io: &dyn Io, directory: &Path) -> Result<Option<BackupDescription>, StoreError> {
@@ -358,6 +560,49 @@ fn read_description(io: &dyn Io, directory: &Path) -> Result<Option<BackupDescri
     Ok(Some(found))
 }
 
+/// The description of the store that a backup is of; `None` where there is no backup that was ever whole.
+fn described(io: &dyn Io, directory: &Path) -> Result<Option<Description>, StoreError> {
+    match read_description(io, directory)? {
+        Some(_) => Description::read(io, directory),
+        None => Ok(None),
+    }
+}
+
+/// Opens a backup for reading, where it lies; `None` where there is none. Its catalog is unpacked among the system's temporary files.
+pub(crate) fn open(directory: &Path) -> Result<Option<Arc<StoreReader>>, StoreError> {
+    let io: Arc<dyn Io> = Arc::new(RingIo::new());
+    let Some(description) = described(&*io, directory)? else { return Ok(None) };
+    let known = description.volumes.iter().map(|known| (known.volume, known.volume_id));
+    let volumes: Vec<Volume> = [(VolumeNumber(0), description.store_id)]
+        .into_iter()
+        .chain(known)
+        .map(|(number, id)| {
+            let directory = place(directory, number);
+            Volume { number, id, present: directory.is_dir(), directory }
+        })
+        .collect();
+    let scratch = scratch_directory()?;
+    let catalog = scratch.path().join("catalog");
+    sidetone_catalog::restore(&directory.join("catalog"), &catalog)?;
+    StoreReader::alone(io, directory, description, &volumes, &catalog, scratch).map(Some)
+}
+
+/// What is restored goes into a directory that nobody uses.
+fn may_become_a_store(io: &dyn Io, target: &Path) -> Result<(), StoreError> {
+    let names = io.list(target).map_err(|source| StoreError::io("list", target, source))?;
+    let path = target.to_owned();
+    let holds = |parts: &[&str]| names.iter().any(|name| parts.contains(&&**name));
+    if holds(&[STORE_FILE]) {
+        Err(StoreError::StoreExists { path })
+    } else if holds(&[VOLUME_FILE, "journal", "segments", "catalog"]) {
+        Err(StoreError::PartsOfAStore { path })
+    } else if !is_unused(io, target)? {
+        Err(StoreError::ForeignDirectory { path })
+    } else {
+        Ok(())
+    }
+}
+
 /// Makes a store of a backup. `home` is empty or not there, and so are `volumes`: one directory for each volume besides the home,
 /// in the order of their numbers. The store is there when this returns; interrupted, it leaves none.
 pub fn restore(
@@ -367,9 +612,8 @@ pub fn restore(
     progress: &mut dyn FnMut(BackupProgress),
 ) -> Result<BackupProgress, StoreError> {
     let io = RingIo::new();
-    let foreign = || StoreError::NotABackup { path: directory.to_owned() };
-    read_description(&io, directory)?.ok_or_else(foreign)?;
-    let mut description = Description::read(&io, directory)?.ok_or_else(foreign)?;
+    let mut description =
+        described(&io, directory)?.ok_or_else(|| StoreError::NoBackup { path: directory.to_owned() })?;
     if volumes.len() != description.volumes.len() {
         return Err(StoreError::VolumeCount { wanted: description.volumes.len(), given: volumes.len() });
     }
@@ -379,20 +623,12 @@ pub fn restore(
         targets.push((known.volume, volume.clone()));
     }
     for (_, target) in &targets {
+        is_outside(target, directory)?;
         make_directory(&io, target)?;
-        let names = io.list(target).map_err(|source| StoreError::io("list", target, source))?;
-        if !is_unused(&io, target)? || names.iter().any(|name| [STORE_FILE, VOLUME_FILE].contains(&&**name)) {
-            return Err(StoreError::ForeignDirectory { path: target.clone() });
-        }
+        may_become_a_store(&io, target)?;
     }
     let _lock = take_lock(&io, home)?;
-    let mut copying = Copying {
-        io: &io,
-        directory,
-        options: BackupOptions::default(),
-        done: BackupProgress::default(),
-        tell: progress,
-    };
+    let mut copying = Copying::new(&io, directory, BackupOptions::default(), progress);
     for (volume, target) in &targets {
         for part in ["journal", "segments"] {
             let from = copying.place(*volume).join(part);
@@ -404,7 +640,7 @@ pub fn restore(
             };
             let files = names.iter().filter(|name| !name.ends_with(".part")).map(|name| (from.join(name), true));
             let files = copying.sources(files)?;
-            copying.copy_all(&files, &target.join(part))?;
+            copying.copy_all(&files, &target.join(part), &|_| false)?;
         }
         if let Some(known) = description.volumes.iter().find(|known| known.volume == *volume) {
             let text = VolumeDescription {

@@ -210,6 +210,8 @@ fn pass(
     caught_up: &mut CaughtUp,
 ) -> Result<(), StoreError> {
     let Span { volume, from, end } = span;
+    // The first volume is the store's directory.
+    let home = logs.volumes().next().map(|logs| logs.volume.directory.clone()).unwrap_or_default();
     let logs = logs.volume(volume)?;
     if let KnownEnd::At(end) = end
         && !logs.journal.files()?.contains(&end.file)
@@ -217,7 +219,7 @@ fn pass(
         // That file is there for sure: what lies below the directory is another file system.
         return Err(StoreError::VolumeMissing { volume });
     }
-    let ahead = || StoreError::CatalogAhead { path: logs.volume.journal() };
+    let ahead = || StoreError::CatalogAhead { home: home.clone(), journal: logs.volume.journal() };
     let mut scan = match logs.journal.scan(from, end) {
         Err(LogError::BeyondEnd { .. } | LogError::MissingFile { .. }) => return Err(ahead()),
         scan => scan?,

@@ -52,8 +52,10 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    #[error("the catalog in {} knows more than the journals hold: put the missing journal files back, or have the catalog made again from what is there", path.display())]
-    CatalogAhead { path: PathBuf },
+    #[error("the catalog of the store in {} knows more than the journal in {} holds: put the missing journal files back, or have the catalog made again from what is there, with `sidetone store rebuild --store {}`", home.display(), journal.display(), home.display())]
+    CatalogAhead { home: PathBuf, journal: PathBuf },
+    #[error("the new catalog misses {missing} recordings that the old one has ({}): the old one stays. Put back the segments, journal files and volumes that are gone (`sidetone store verify` names them), or accept the loss with `--accept-missing`", named(*missing, some))]
+    RecordingsMissing { missing: u64, some: Vec<RecordingId> },
     #[error("no volume takes a new recording: {}", list(states))]
     NoVolumeForNew { states: Vec<(VolumeNumber, VolumeState)> },
     #[error("no volume takes audio: {}", list(states))]
@@ -74,6 +76,16 @@ pub enum StoreError {
     VolumeMissing { volume: VolumeNumber },
     #[error("{} holds something that is no backup of this store: name an empty directory, or this store's backup", path.display())]
     NotABackup { path: PathBuf },
+    #[error("there is no backup in {} that was ever finished: check the path", path.display())]
+    NoBackup { path: PathBuf },
+    #[error("{} lies in {}, which it is a copy of: name a directory elsewhere", path.display(), of.display())]
+    Inside { path: PathBuf, of: PathBuf },
+    #[error("{} is not there: mount its file system, or say `--parents` to have it made", path.display())]
+    NoParent { path: PathBuf },
+    #[error("there is a store in {} already: name a new directory, or move that one away", path.display())]
+    StoreExists { path: PathBuf },
+    #[error("{} holds a volume or parts of a store: if an interrupted restore has left them, remove them and restore again; else name a new directory", path.display())]
+    PartsOfAStore { path: PathBuf },
     #[error(
         "the backup is of a store with {wanted} volumes besides its directory, and {given} directories are named for them"
     )]
@@ -99,4 +111,10 @@ impl StoreError {
 fn list(states: &[(VolumeNumber, VolumeState)]) -> String {
     let one = |(volume, state): &(VolumeNumber, VolumeState)| format!("volume {} is {state}", volume.0);
     states.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn named(missing: u64, some: &[RecordingId]) -> String {
+    let ids: Vec<String> = some.iter().map(ToString::to_string).collect();
+    let more = if missing > some.len() as u64 { ", …" } else { "" };
+    ids.join(", ") + more
 }

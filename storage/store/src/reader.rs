@@ -3,6 +3,7 @@
 use crate::description::Description;
 use crate::logs::Logs;
 use crate::shared::{Shared, SharedVolume, lock};
+use crate::volume::Volume;
 use crate::{StoreError, StoreStatistics, VolumeState, VolumeStatistics, volume};
 use sidetone_catalog::{Catalog, Count, Filter, Query, RecordingPage, RocksCatalog};
 use sidetone_log::format::{Frame, Meaning, RECORD_BYTES_MAX, decode_frame, interpret};
@@ -13,6 +14,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use tempfile::TempDir;
 
 /// The side that reads, shared by any number of threads.
 pub struct StoreReader {
@@ -25,7 +27,7 @@ pub struct StoreReader {
     /// When this process writes the store.
     shared: Option<Arc<Shared>>,
     /// RocksDB's own log, when it does not.
-    _scratch: Option<tempfile::TempDir>,
+    _scratch: Option<TempDir>,
 }
 
 /// Where a chunk lies, and what it covers.
@@ -66,6 +68,11 @@ impl ChunkPlace {
     }
 }
 
+/// For what is removed when it was read.
+pub(crate) fn scratch_directory() -> Result<TempDir, StoreError> {
+    tempfile::tempdir().map_err(|source| StoreError::io("create a directory in", std::env::temp_dir(), source))
+}
+
 impl StoreReader {
     pub(crate) fn beside_writer(shared: Arc<Shared>, logs: Logs) -> Self {
         Self {
@@ -92,12 +99,22 @@ impl StoreReader {
             return Err(not_found());
         }
         let volumes = volume::locate(&*io, home, &description)?;
-        let scratch = tempfile::tempdir()
-            .map_err(|source| StoreError::io("create a directory in", std::env::temp_dir(), source))?;
-        let catalog = RocksCatalog::open_secondary(&path, scratch.path())?;
+        Self::alone(io, home, description, &volumes, &path, scratch_directory()?)
+    }
+
+    /// Reads these volumes with this catalog, and writes nothing but to `scratch`.
+    pub(crate) fn alone(
+        io: Arc<dyn Io>,
+        home: &Path,
+        description: Description,
+        volumes: &[Volume],
+        catalog: &Path,
+        scratch: TempDir,
+    ) -> Result<Arc<Self>, StoreError> {
+        let catalog = RocksCatalog::open_secondary(catalog, scratch.path())?;
         Ok(Arc::new(Self {
             catalog: Arc::new(catalog),
-            logs: Logs::new(Arc::clone(&io), description.store_id, &volumes),
+            logs: Logs::new(Arc::clone(&io), description.store_id, volumes),
             io,
             home: home.to_owned(),
             description,

@@ -5,10 +5,12 @@ use crate::description::Description;
 use crate::logs::Logs;
 use crate::open::take_lock;
 use crate::read_segments::{OnFault, Reading};
+use crate::reader::scratch_directory;
 use crate::{StoreError, volume};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, CatalogOptions, RocksCatalog};
 use sidetone_log::{Io, KnownEnd, LogPosition, RingIo, VolumeNumber};
+use sidetone_model::RecordingId;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +19,16 @@ use std::sync::Arc;
 const CATALOG: &str = "catalog";
 const NEW: &str = "catalog.new";
 const OLD: &str = "catalog.old";
+
+/// Recordings named one by one that a new catalog misses.
+const MISSING_NAMED: usize = 20;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RebuildOptions {
+    /// The new catalog replaces the old one, even if it misses recordings.
+    pub accept_missing: bool,
+}
 
 /// How far a rebuild is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -34,8 +46,13 @@ pub struct RebuildProgress {
 /// missing, what only they hold is left out; what other volumes know of it is not.
 ///
 /// # Errors
-/// [`StoreError::Locked`] while a process writes the store; damage is none.
-pub fn rebuild(home: &Path, progress: &mut dyn FnMut(RebuildProgress)) -> Result<RebuildProgress, StoreError> {
+/// [`StoreError::Locked`] while a process writes the store; damage is none. [`StoreError::RecordingsMissing`] when the old catalog can be
+/// read and has recordings that the new one has not: the old one stays.
+pub fn rebuild(
+    home: &Path,
+    options: &RebuildOptions,
+    progress: &mut dyn FnMut(RebuildProgress),
+) -> Result<RebuildProgress, StoreError> {
     let io: Arc<dyn Io> = Arc::new(RingIo::new());
     let not_found = || StoreError::NotFound { path: home.to_owned() };
     let found = Description::read(&*io, home)?.ok_or_else(not_found)?;
@@ -48,6 +65,14 @@ pub fn rebuild(home: &Path, progress: &mut dyn FnMut(RebuildProgress)) -> Result
     let catalog = RocksCatalog::create_bulk(&new, &CatalogOptions::default())?;
     let readers = std::thread::available_parallelism().map_or(1, usize::from);
     let done = fill(&*io, &catalog, &logs, readers, progress)?;
+    if !options.accept_missing {
+        let (missing, some) = missing(home, &catalog)?;
+        if missing > 0 {
+            drop(catalog);
+            remove(&new)?;
+            return Err(StoreError::RecordingsMissing { missing, some });
+        }
+    }
     catalog.finish()?;
     let move_to = |from: &str, to: &str| {
         std::fs::rename(home.join(from), home.join(to))
@@ -61,6 +86,28 @@ pub fn rebuild(home: &Path, progress: &mut dyn FnMut(RebuildProgress)) -> Result
     move_to(NEW, CATALOG)?;
     remove(&home.join(OLD))?;
     Ok(done)
+}
+
+/// How many recordings the old catalog has, as far as it can be read, and the new one has not, and some of them.
+fn missing(home: &Path, new: &RocksCatalog) -> Result<(u64, Vec<RecordingId>), StoreError> {
+    let path = home.join(CATALOG);
+    let (mut missing, mut some) = (0, Vec::new());
+    if !path.join("CURRENT").exists() {
+        return Ok((missing, some));
+    }
+    let scratch = scratch_directory()?;
+    let held_against = RocksCatalog::open_secondary(&path, scratch.path()).and_then(|old| {
+        new.lacks(&old, &mut |recording| {
+            missing += 1;
+            if some.len() < MISSING_NAMED {
+                some.push(recording);
+            }
+        })
+    });
+    if let Err(error) = held_against {
+        tracing::warn!(%error, "the old catalog cannot be read: the new one is not held against it, or not all of it");
+    }
+    Ok((missing, some))
 }
 
 /// Ends an exchange of catalogs that was interrupted: the new one was whole when the old one was moved away.

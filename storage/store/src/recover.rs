@@ -7,6 +7,7 @@ use crate::keeper::OPEN_SPAN;
 use crate::logs::VolumeLogs;
 use crate::options::journal_config;
 use crate::shared::{Shared, SharedVolume};
+use crate::verify::missing;
 use sidetone_log::{Fact, Journal, LogError, SealedRun, SegmentEntry, SegmentNumber};
 use std::sync::atomic::Ordering;
 
@@ -38,7 +39,18 @@ pub(crate) struct Orphans {
 /// hold.
 pub(crate) fn unannounced_runs(shared: &Shared, logs: &VolumeLogs) -> Result<Orphans, StoreError> {
     let segments = logs.segments.segments()?;
-    let next = SegmentNumber(segments.last().map_or(1, |last| last.0 + 1));
+    let gone = missing(&*shared.catalog, logs)?;
+    if let Some(first) = gone.keys().next() {
+        tracing::error!(
+            volume = logs.volume.number.0, directory = %logs.volume.directory.display(), %first, files = gone.len(),
+            "files of a volume are gone, and what only they held: put them back, or restore a backup (`sidetone store verify` names the \
+             recordings)"
+        );
+    }
+    // A number is used once, also when its file is lost: an index or a backup may speak of it.
+    let known = shared.catalog.segment_ends(logs.volume.number)?;
+    let last = segments.last().copied().max(known.last().map(|(segment, _)| *segment));
+    let next = SegmentNumber(last.map_or(1, |last| last.0 + 1));
     let mut orphans = Orphans { runs: Vec::new(), next, left_open: Vec::new() };
     for &segment in segments.iter().filter(|segment| segment.0 + 2 * OPEN_SPAN >= next.0) {
         if logs.segments.is_closed(segment)? {

@@ -4,9 +4,9 @@
 //! Constraints: changes nothing and works beside a writer, in this process or another. What is being written meanwhile is
 //! left out, and the report says so. Memory is bounded whatever is damaged.
 
-use crate::StoreError;
 use crate::logs::VolumeLogs;
 use crate::reader::StoreReader;
+use crate::{StoreError, backup};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, Filter, Query};
 use sidetone_log::{
@@ -93,6 +93,7 @@ impl fmt::Display for LogFileName {
 pub struct BadPlace {
     /// Absent when it is only in the catalog.
     pub volume: Option<VolumeNumber>,
+    /// Absent, too, when it is the whole volume.
     pub file: Option<LogFileName>,
     /// In bytes of the file.
     pub from: u64,
@@ -109,20 +110,23 @@ pub struct BadPlace {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Skipped {
     pub volume: VolumeNumber,
-    /// Absent: all of the volume.
-    pub file: Option<LogFileName>,
+    pub file: LogFileName,
     /// From this byte on.
     pub from: u64,
     pub why: String,
 }
 
-/// Checks the store in `home`; `progress` is called now and then and can stop it.
+/// Checks the store in `home`, or the backup that lies there; `progress` is called now and then and can stop it.
 pub fn verify(
     home: &Path,
     options: &VerifyOptions,
     progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, StoreError> {
-    StoreReader::open(home)?.verify(options, progress)
+    let reader = match backup::open(home)? {
+        Some(reader) => reader,
+        None => StoreReader::open(home)?,
+    };
+    reader.verify(options, progress)
 }
 
 impl StoreReader {
@@ -135,6 +139,7 @@ impl StoreReader {
         let mut check = Check {
             reader: self,
             applied: BTreeMap::new(),
+            catalog_fault: None,
             report: VerifyReport::default(),
             progress: VerifyProgress::default(),
             pace: Pace { bytes_per_second: options.bytes_per_second, began: Instant::now() },
@@ -163,6 +168,8 @@ struct Check<'a> {
     reader: &'a StoreReader,
     /// Everything in the journals before these positions is durable and in the catalog.
     applied: BTreeMap<VolumeNumber, LogPosition>,
+    /// Why the catalog could not answer, the last time.
+    catalog_fault: Option<String>,
     report: VerifyReport,
     progress: VerifyProgress,
     pace: Pace,
@@ -171,18 +178,25 @@ struct Check<'a> {
 
 impl Check<'_> {
     fn run(&mut self) -> Result<(), StoreError> {
-        self.reader.refresh()?;
-        self.applied = self.catalog().applied()?;
+        let reader = self.reader;
+        let applied = reader.refresh().and_then(|()| Ok(self.catalog().applied()?));
+        self.applied = self.answer(applied);
         let mut files = Vec::new();
-        for logs in self.reader.logs().volumes() {
+        for logs in reader.logs().volumes() {
             let volume = logs.volume.number;
-            if self.reader.is_missing(volume) {
-                let why = "the volume is missing".to_owned();
-                self.report.skipped.push(Skipped { volume, file: None, from: 0, why });
+            if reader.is_missing(volume) {
+                self.bad(BadPlace::of_volume(volume, "it is missing: mount it, and check again".to_owned()));
                 continue;
             }
-            files.extend(logs.journal.files()?.into_iter().map(|file| (volume, LogFileName::Journal(file))));
-            files.extend(logs.segments.segments()?.into_iter().map(|segment| (volume, LogFileName::Segment(segment))));
+            match files_of(logs) {
+                Ok(found) => files.extend(found.into_iter().map(|file| (volume, file))),
+                Err(error) => {
+                    self.bad(BadPlace::of_volume(volume, error.to_string()));
+                    continue;
+                }
+            }
+            let told = self.tell_missing(logs);
+            self.answer(told);
         }
         self.progress.files_total = files.len() as u64;
         for &(volume, file) in &files {
@@ -203,10 +217,52 @@ impl Check<'_> {
                 return Ok(());
             }
             if !self.reader.is_missing(volume) {
-                self.compare_journal(volume, end)?;
+                let compared = self.compare_journal(volume, end);
+                self.answer(compared);
             }
         }
-        self.compare_recordings()
+        let compared = self.compare_recordings();
+        self.answer(compared);
+        Ok(())
+    }
+
+    /// What the catalog answers. That it cannot is its damage, told once, and keeps nothing else from being checked.
+    fn answer<T: Default>(&mut self, answer: Result<T, StoreError>) -> T {
+        answer.unwrap_or_else(|error| {
+            let what = error.to_string();
+            if self.catalog_fault.as_ref() != Some(&what) {
+                self.bad(BadPlace::of_catalog(None, what.clone()));
+                self.catalog_fault = Some(what);
+            }
+            T::default()
+        })
+    }
+
+    // ---- files that are gone
+
+    /// Tells the files that the catalog knows and that are not there.
+    fn tell_missing(&mut self, logs: &VolumeLogs) -> Result<(), StoreError> {
+        let mut gone = missing(self.catalog(), logs)?;
+        if !gone.is_empty() {
+            // One may have gone since the catalog was asked: it needs it no longer.
+            self.reader.refresh()?;
+            let still = missing(self.catalog(), logs)?;
+            gone.retain(|file, _| still.contains_key(file));
+        }
+        for (file, end) in gone {
+            let up_to =
+                |to| BadPlace::of_file(logs.volume.number, file, 0, to, "the file is missing: put it back".to_owned());
+            let mut found = match file {
+                LogFileName::Journal(number) => self.chunks_in(&up_to(u64::MAX), number)?,
+                // Its runs are looked at with the recordings.
+                LogFileName::Segment(_) => Vec::new(),
+            };
+            if found.is_empty() {
+                found.push(up_to(end));
+            }
+            found.into_iter().for_each(|bad| self.bad(bad));
+        }
+        Ok(())
     }
 
     fn catalog(&self) -> &dyn Catalog {
@@ -223,24 +279,20 @@ impl Check<'_> {
         let known_end = match file {
             LogFileName::Journal(number) if number == applied.file => applied.offset,
             LogFileName::Journal(_) => 0,
-            LogFileName::Segment(number) => self.catalog().segment_end(volume, number)?,
-        };
-        let verified = {
-            let mut watch = |finding: Finding| self.watch(finding, &mut damages);
-            match file {
-                LogFileName::Journal(number) => logs.journal.verify_file(number, known_end, &mut watch),
-                LogFileName::Segment(number) => {
-                    let newest = logs.segments.segments()?.last().map_or(0, |last| last.0);
-                    let may_be_open = number.0 + MAY_BE_OPEN > newest;
-                    let closed = logs.segments.is_closed(number)? || !may_be_open;
-                    logs.segments.verify_file(number, known_end, closed, &mut watch)
-                }
+            LogFileName::Segment(number) => {
+                let end = self.catalog().segment_end(volume, number).map_err(StoreError::from);
+                self.answer(end)
             }
+        };
+        let mut watch = |finding: Finding| self.watch(finding, &mut damages);
+        let verified = match file {
+            LogFileName::Journal(number) => logs.journal.verify_file(number, known_end, &mut watch),
+            LogFileName::Segment(number) => verify_segment(logs, number, known_end, &mut watch),
         };
         let verified = match verified {
             Ok(verified) => verified,
             Err(LogError::Retired { .. }) => {
-                self.skip(volume, Some(file), 0, "it was removed meanwhile: what it held has moved");
+                self.skip(volume, file, 0, "it was removed meanwhile: what it held has moved");
                 return Ok(());
             }
             Err(error) => {
@@ -252,18 +304,25 @@ impl Check<'_> {
         self.count(&verified);
         let open_from = self.open_from(volume, file, &verified, applied)?;
         if let Some(from) = open_from {
-            self.skip(volume, Some(file), from, "it is being written, or its process has just ended");
+            self.skip(volume, file, from, "it is being written, or its process has just ended");
         }
         for damage in damages {
             if open_from.is_some_and(|from| damage.from >= from) {
                 continue;
             }
-            for bad in self.attribute(volume, file, damage)? {
-                self.bad(bad);
-            }
+            let place = BadPlace::of_damage(volume, file, &damage);
+            let told = match self.attribute(&place, damage.fault) {
+                Ok(told) => told,
+                Err(error) => {
+                    self.answer::<()>(Err(error));
+                    vec![place]
+                }
+            };
+            told.into_iter().for_each(|bad| self.bad(bad));
         }
         if let LogFileName::Segment(segment) = file {
-            self.compare_segment(logs, segment)?;
+            let compared = self.compare_segment(logs, segment);
+            self.answer(compared);
         }
         Ok(())
     }
@@ -278,7 +337,8 @@ impl Check<'_> {
     ) -> Result<Option<u64>, StoreError> {
         Ok(match file {
             LogFileName::Journal(number) => {
-                let newest = self.reader.logs().volume(volume)?.journal.files()?.last().copied();
+                // That they cannot be listed any more is told by the next one.
+                let newest = self.reader.logs().volume(volume)?.journal.files().unwrap_or_default().last().copied();
                 let from = if number == applied.file { applied.offset } else { 0 };
                 (number >= applied.file && newest == Some(number)).then_some(from)
             }
@@ -316,7 +376,7 @@ impl Check<'_> {
         self.report.runs += verified.runs;
     }
 
-    fn skip(&mut self, volume: VolumeNumber, file: Option<LogFileName>, from: u64, why: &str) {
+    fn skip(&mut self, volume: VolumeNumber, file: LogFileName, from: u64, why: &str) {
         self.report.skipped.push(Skipped { volume, file, from, why: why.to_owned() });
     }
 
@@ -328,20 +388,24 @@ impl Check<'_> {
     }
 
     /// Whose a damaged place is: a segment's index has told already; of a journal the catalog knows what lies there.
-    fn attribute(&self, volume: VolumeNumber, file: LogFileName, damage: Damage) -> Result<Vec<BadPlace>, StoreError> {
-        let mut bad = BadPlace::of_file(volume, file, damage.from, damage.to, damage.fault.text().to_owned());
-        (bad.recording, bad.track) = (damage.recording, damage.track);
-        (bad.from_time, bad.to_time) = times(damage.ticks);
-        let LogFileName::Journal(number) = file else { return Ok(vec![bad]) };
-        if damage.fault == Fault::Fill {
-            return Ok(vec![bad]);
-        }
+    fn attribute(&self, bad: &BadPlace, fault: Fault) -> Result<Vec<BadPlace>, StoreError> {
+        let found = match bad.file {
+            Some(LogFileName::Journal(number)) if fault != Fault::Fill => self.chunks_in(bad, number)?,
+            _ => Vec::new(),
+        };
+        // What the catalog does not know was of no consequence any more: facts that were replaced, audio that is sealed.
+        Ok(if found.is_empty() { vec![bad.clone()] } else { found })
+    }
+
+    /// A bad place of a journal file, by the chunks there that are in no run.
+    fn chunks_in(&self, bad: &BadPlace, number: u32) -> Result<Vec<BadPlace>, StoreError> {
         let mut found = Vec::new();
         for pending in self.catalog().pending()?.iter().filter(|pending| pending.unsealed_chunks > 0) {
             for row in self.catalog().unsealed(pending.recording)? {
                 let position = row.located.position;
                 let end = position.offset + u64::from(row.located.length);
-                if row.volume != volume || position.file != number || position.offset >= bad.to || end <= bad.from {
+                let is_there = Some(row.volume) == bad.volume && position.file == number;
+                if !is_there || position.offset >= bad.to || end <= bad.from {
                     continue;
                 }
                 let ticks = row.first_tick..Tick(row.first_tick.0 + u64::from(row.ticks));
@@ -351,8 +415,7 @@ impl Check<'_> {
                 found.push(BadPlace { from, to, recording, track, from_time, to_time, ..bad.clone() });
             }
         }
-        // What the catalog does not know was of no consequence any more: facts that were replaced, audio that is sealed.
-        Ok(if found.is_empty() { vec![bad] } else { found })
+        Ok(found)
     }
 
     // ---- the catalog against the log
@@ -395,7 +458,10 @@ impl Check<'_> {
                 let position = entry.located.position;
                 let (from, to) = (position.offset, position.offset + u64::from(entry.located.length));
                 let file = LogFileName::Journal(position.file);
-                self.bad(BadPlace { recording, ..BadPlace::of_file(volume, file, from, to, what.to_owned()) });
+                self.bad(BadPlace::of_catalog(
+                    recording,
+                    format!("{what} (volume {} {file} bytes {from}..{to})", volume.0),
+                ));
             }
         }
         Ok(())
@@ -406,17 +472,17 @@ impl Check<'_> {
         // What cannot be read was told by the check of the file.
         let at_least = self.catalog().segment_end(logs.volume.number, segment)?;
         let Ok(contents) = logs.segments.contents(segment, at_least) else { return Ok(()) };
-        let (volume, file) = (logs.volume.number, LogFileName::Segment(segment));
+        let file = LogFileName::Segment(segment);
         for entry in contents.entries {
             let bytes = entry.bytes();
+            let place = format!("(volume {} {file} bytes {}..{})", logs.volume.number.0, bytes.start, bytes.end);
             let facts = match &entry {
                 SegmentEntry::Run(sealed) => {
                     // One that is being announced is in no footer yet.
                     let is_known = !contents.closed || self.catalog().runs(sealed.recording)?.contains(&sealed.run);
                     if !is_known {
-                        let what = "the catalog does not know this run, or knows another root".to_owned();
-                        let bad = BadPlace::of_file(volume, file, bytes.start, bytes.end, what);
-                        self.bad(BadPlace { recording: Some(sealed.recording), ..bad });
+                        let what = format!("the catalog does not know this run, or knows another root {place}");
+                        self.bad(BadPlace::of_catalog(Some(sealed.recording), what));
                     }
                     continue;
                 }
@@ -425,8 +491,7 @@ impl Check<'_> {
             let Ok(facts) = facts else { continue };
             for record in facts.filter_map(Result::ok) {
                 if let Some((recording, what)) = self.compare_fact(&record)? {
-                    let bad = BadPlace::of_file(volume, file, bytes.start, bytes.end, what.to_owned());
-                    self.bad(BadPlace { recording, ..bad });
+                    self.bad(BadPlace::of_catalog(recording, format!("{what} {place}")));
                 }
             }
         }
@@ -506,9 +571,65 @@ impl BadPlace {
         Self { volume: Some(volume), file: Some(file), from, to, ..Self::of_catalog(None, what) }
     }
 
+    fn of_damage(volume: VolumeNumber, file: LogFileName, damage: &Damage) -> Self {
+        let (from_time, to_time) = times(damage.ticks.clone());
+        let (recording, track) = (damage.recording, damage.track);
+        let bad = Self::of_file(volume, file, damage.from, damage.to, damage.fault.text().to_owned());
+        Self { recording, track, from_time, to_time, ..bad }
+    }
+
+    fn of_volume(volume: VolumeNumber, what: String) -> Self {
+        Self { volume: Some(volume), ..Self::of_catalog(None, what) }
+    }
+
     fn of_catalog(recording: Option<RecordingId>, what: String) -> Self {
         Self { volume: None, file: None, from: 0, to: 0, what, recording, track: None, from_time: None, to_time: None }
     }
+}
+
+/// Files that must be there and are not, and up to where the catalog knows them.
+pub(crate) fn missing(catalog: &dyn Catalog, logs: &VolumeLogs) -> Result<BTreeMap<LogFileName, u64>, StoreError> {
+    let volume = logs.volume.number;
+    let ends = catalog.segment_ends(volume)?.into_iter();
+    let mut needed: BTreeMap<LogFileName, u64> =
+        ends.map(|(segment, end)| (LogFileName::Segment(segment), end)).collect();
+    let oldest = catalog.pending()?.into_iter().flat_map(|pending| pending.oldest);
+    for (_, position) in catalog.applied()?.into_iter().chain(oldest).filter(|(of, _)| *of == volume) {
+        if position != LogPosition::default() {
+            let end = needed.entry(LogFileName::Journal(position.file)).or_default();
+            *end = position.offset.max(*end);
+        }
+    }
+    let found = files_of(logs)?;
+    for pair in found.windows(2) {
+        if let [LogFileName::Journal(before), LogFileName::Journal(behind)] = pair
+            && before + 1 < *behind
+        {
+            // Their numbers run without a gap.
+            needed.entry(LogFileName::Journal(before + 1)).or_default();
+        }
+    }
+    needed.retain(|file, _| found.binary_search(file).is_err());
+    Ok(needed)
+}
+
+/// The log files of a volume that are there, ascending.
+fn files_of(logs: &VolumeLogs) -> Result<Vec<LogFileName>, LogError> {
+    let journals = logs.journal.files()?.into_iter().map(LogFileName::Journal);
+    let segments = logs.segments.segments()?.into_iter().map(LogFileName::Segment);
+    Ok(journals.chain(segments).collect())
+}
+
+fn verify_segment(
+    logs: &VolumeLogs,
+    number: SegmentNumber,
+    known_end: u64,
+    watch: &mut dyn FnMut(Finding) -> ControlFlow<()>,
+) -> Result<Verified, LogError> {
+    let newest = logs.segments.segments()?.last().map_or(0, |last| last.0);
+    let may_be_open = number.0 + MAY_BE_OPEN > newest;
+    let closed = logs.segments.is_closed(number)? || !may_be_open;
+    logs.segments.verify_file(number, known_end, closed, watch)
 }
 
 fn path(logs: &VolumeLogs, file: LogFileName) -> std::path::PathBuf {

@@ -2,14 +2,14 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// In the store directory, while a recorder runs.
 const SOCKET: &str = "control.sock";
-/// Longer than the recorder itself waits for the disk. A backup says something more often.
+/// Longer than the recorder itself waits for the disk. A backup tells more often how much further it is.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// No answer that this program asks for is longer.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
@@ -23,12 +23,13 @@ pub(crate) fn socket(store: &Path) -> PathBuf {
 pub(crate) struct Recorder {
     store: PathBuf,
     process: String,
+    patience: Duration,
 }
 
 impl Recorder {
     /// As the store says who has it open.
     pub(crate) fn new(store: &Path, process: &str) -> Self {
-        Self { store: store.to_owned(), process: process.to_owned() }
+        Self { store: store.to_owned(), process: process.to_owned(), patience: PATIENCE }
     }
 
     pub(crate) fn name(&self) -> String {
@@ -46,27 +47,51 @@ impl Recorder {
     }
 
     /// Sends a JSON document and hears the lines that come back, each a document, until `hear` has heard enough.
+    ///
+    /// # Errors
+    /// As [`Self::patch`]; or nothing new has come for too long.
     pub(crate) fn post<T>(
         &self,
         target: &str,
         document: &Value,
         mut hear: impl FnMut(Value) -> Option<T>,
     ) -> Result<T> {
+        let (mut last, mut moved) = (Value::Null, Instant::now());
         for line in self.ask("POST", target, document)?.lines() {
-            let line = serde_json::from_str(&line.context("the recorder's answer breaks off")?);
-            if let Some(heard) = hear(line.context("the recorder's answer is no JSON")?) {
+            let line: Value = match line {
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Err(self.hangs());
+                }
+                line => serde_json::from_str(&line.context("the recorder's answer breaks off")?)
+                    .context("the recorder's answer is no JSON")?,
+            };
+            if line != last {
+                (last, moved) = (line.clone(), Instant::now());
+            } else if moved.elapsed() >= self.patience {
+                return Err(self.hangs());
+            }
+            if let Some(heard) = hear(line) {
                 return Ok(heard);
             }
         }
         bail!("the recorder ended before it was done: its log says why")
     }
 
+    fn hangs(&self) -> anyhow::Error {
+        anyhow!(
+            "{} has made no progress for {} s, and is no longer waited for: a disk may not answer, its own or the one it writes to. It goes on \
+             by itself if it can, and its log tells how that ends",
+            self.name(),
+            self.patience.as_secs()
+        )
+    }
+
     /// The body of the answer.
     fn ask(&self, method: &str, target: &str, document: &Value) -> Result<impl BufRead + use<>> {
         let path = socket(&self.store);
         let connected = UnixStream::connect(&path).and_then(|socket| {
-            socket.set_read_timeout(Some(PATIENCE))?;
-            socket.set_write_timeout(Some(PATIENCE))?;
+            socket.set_read_timeout(Some(self.patience))?;
+            socket.set_write_timeout(Some(self.patience))?;
             Ok(socket)
         });
         let mut socket = connected.with_context(|| {
@@ -168,5 +193,26 @@ mod tests {
         let broken = recorder.post("/x", &Value::Null, |line| line["done"].as_u64());
         assert!(broken.unwrap_err().to_string().contains("ended before it was done"));
         served.join().unwrap();
+    }
+    #[test]
+    fn a_recorder_that_gets_no_further_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let recorder = Recorder { patience: Duration::from_millis(200), ..Recorder::new(directory.path(), "17") };
+        for repeats in [true, false] {
+            std::fs::remove_file(socket(directory.path())).ok();
+            let listener = UnixListener::bind(socket(directory.path())).unwrap();
+            let served = std::thread::spawn(move || {
+                let (mut socket, _) = listener.accept().unwrap();
+                socket.write_all(b"HTTP/1.0 200 OK\r\n\r\n{\"progress\": 1}\n").unwrap();
+                // Until the client has left.
+                while repeats && socket.write_all(b"{\"progress\": 1}\n").is_ok() {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                socket.read_to_end(&mut Vec::new()).ok();
+            });
+            let given_up = recorder.post("/x", &Value::Null, |line| line["done"].as_u64()).unwrap_err().to_string();
+            assert!(given_up.contains("process 17) has made no progress"), "{given_up}");
+            served.join().unwrap();
+        }
     }
 }

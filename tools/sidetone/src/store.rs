@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sidetone_store::{
-    BackupOptions, BackupProgress, BadPlace, RebuildProgress, Skipped, StoreError, StoreReader, VerifyOptions,
-    VerifyReport,
+    BackupOptions, BackupProgress, BackupReport, BadPlace, Differing, RebuildOptions, RebuildProgress, Skipped,
+    StoreError, StoreReader, VerifyOptions, VerifyReport,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -29,24 +29,31 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Read everything a store holds and tell what is not as it was written.
+    /// Read everything a store or a backup holds and tell what is not as it was written.
+    ///
+    /// A backup is checked where it lies; its catalog is unpacked meanwhile below $TMPDIR (/tmp), which needs room for it.
     ///
     /// Checks every record of journals and segments, every run of audio against its Merkle root, and the catalog against both.
-    /// Changes nothing, and works beside a running recorder. Ends with 1 when something is damaged; each damaged
-    /// record is told with its recording and time. Damage of audio is silence in that recording; `sidetone store rebuild` mends
-    /// a damaged catalog.
+    /// Changes nothing, and works beside a running recorder. Ends with 1 when something is damaged or missing: a record, a file
+    /// that the catalog knows, a volume; each damaged record is told with its recording and time. Damage of audio is silence in
+    /// that recording; `sidetone store rebuild` mends a damaged catalog.
     #[command(
-        after_help = "Examples:\n  sidetone store verify\n  sidetone store verify --rate 50 --json   # at most 50 MB/s, for a disk that records meanwhile"
+        after_help = "Examples:\n  sidetone store verify\n  sidetone store verify --rate 50 --json   # at most 50 MB/s, for a disk that records meanwhile\n  sidetone store verify --store /mnt/backup/sidetone"
     )]
     Verify(VerifyArguments),
     /// Make the catalog of a store anew, from its journals and segments.
     ///
-    /// For a catalog that is damaged or lost. The old one is replaced when the new one is whole. No recorder may run on the
-    /// store meanwhile: stop it first (`systemctl stop sidetone`), and start it again afterwards.
+    /// For a catalog that is damaged or lost. The old one is replaced when the new one is whole. Where the old one can still be
+    /// read and has recordings that the new one has not, files or volumes are missing: it tells how many and which, keeps the old
+    /// one, and ends with 1. No recorder may run on the store meanwhile: stop it first (`systemctl stop sidetone`), and start it
+    /// again afterwards.
     #[command(after_help = "Example:\n  sidetone store rebuild --store /var/lib/sidetone")]
     Rebuild {
         #[command(flatten)]
         store: StoreDirectory,
+        /// Take the new catalog, even if it misses recordings that the old one has.
+        #[arg(long)]
+        accept_missing: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -54,14 +61,18 @@ pub(crate) enum StoreCommand {
     /// Copy a store to a directory, while it is in use.
     ///
     /// The first backup copies everything, further ones to the same directory what has come since. A running recorder is asked
-    /// to do it, and goes on recording. An interrupted backup is finished by the next one.
+    /// to do it, and goes on recording; when it makes no progress for 120 s, it is no longer waited for. An interrupted backup is
+    /// finished by the next one. A finished file that the backup has
+    /// and the store has otherwise, or has lost, is kept as it is and told, and the command ends with 1.
     #[command(
         after_help = "Examples:\n  sidetone store backup /mnt/backup/sidetone\n  sidetone store backup /srv/copy --link   # same disk: takes no space, saves from mistakes and not from the disk"
     )]
     Backup(BackupArguments),
     /// Make a store of a backup.
     ///
-    /// The new store's directories must be empty or not there. A recorder can be started on it afterwards.
+    /// The new store's directories must be empty or not there. It is checked as by `sidetone store verify`, and the command ends
+    /// with 1 when something is damaged or missing: then, too, it is a store, with everything that could be had. A recorder can be
+    /// started on it afterwards.
     #[command(
         after_help = "Example:\n  sidetone store restore /mnt/backup/sidetone --store /var/lib/sidetone\n  sidetone store restore /mnt/backup/sidetone --store /var/lib/sidetone --volume /mnt/disk1 --volume /mnt/disk2"
     )]
@@ -78,6 +89,9 @@ pub(crate) struct BackupArguments {
     /// Link files that do not change any more instead of copying them; on the same file system only.
     #[arg(long)]
     link: bool,
+    /// Make the directories above DIR, too. Without this they must be there: a mount point may be mistyped.
+    #[arg(long)]
+    parents: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -94,6 +108,9 @@ pub(crate) struct RestoreArguments {
     /// Directory of a volume, for each that the store had besides its own directory, in their order.
     #[arg(long = "volume", value_name = "NEW")]
     volumes: Vec<PathBuf>,
+    /// Do not check what was restored.
+    #[arg(long)]
+    no_verify: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -122,7 +139,9 @@ pub(crate) fn store(command: &StoreCommand) -> Result<ExitCode> {
     match command {
         StoreCommand::Stats { store, json } => stats(&store.directory, *json),
         StoreCommand::Verify(arguments) => verify(arguments),
-        StoreCommand::Rebuild { store, json } => rebuild(&store.directory, *json),
+        StoreCommand::Rebuild { store, accept_missing, json } => {
+            rebuild(&store.directory, &RebuildOptions { accept_missing: *accept_missing }, *json)
+        }
         StoreCommand::Backup(arguments) => backup(arguments),
         StoreCommand::Restore(arguments) => restore(arguments),
     }
@@ -141,9 +160,19 @@ fn stats(directory: &Path, json: bool) -> Result<ExitCode> {
 
 fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
     let options = VerifyOptions { bytes_per_second: arguments.rate.map(|rate| (rate * 1e6) as u64) };
-    let bar = bar("[{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
     let start = Instant::now();
-    let report = sidetone_store::verify(&arguments.store.directory, &options, &mut |progress| {
+    let report = check(&arguments.store.directory, &options)?;
+    if arguments.json {
+        print_json(&report)?;
+    } else {
+        print_report(&report, start.elapsed().as_secs_f64());
+    }
+    Ok(code(report.is_clean()))
+}
+
+fn check(directory: &Path, options: &VerifyOptions) -> Result<VerifyReport> {
+    let bar = bar("[{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} {eta} {msg}");
+    let report = sidetone_store::verify(directory, options, &mut |progress| {
         bar.set_length(progress.bytes_total);
         bar.set_position(progress.bytes);
         if progress.bad_places > 0 {
@@ -152,12 +181,11 @@ fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
         ControlFlow::Continue(())
     })?;
     bar.finish_and_clear();
-    if arguments.json {
-        print_json(&report)?;
-    } else {
-        print_report(&report, start.elapsed().as_secs_f64());
-    }
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(report)
+}
+
+fn code(is_well: bool) -> ExitCode {
+    if is_well { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
 fn print_report(report: &VerifyReport, seconds: f64) {
@@ -166,13 +194,10 @@ fn print_report(report: &VerifyReport, seconds: f64) {
     }
     let untold = report.bad_places.saturating_sub(BAD_PLACES_SHOWN as u64);
     if untold > 0 {
-        println!("… and {untold} more damaged places");
+        println!("… and {untold} more");
     }
     for Skipped { volume, file, from, why } in &report.skipped {
-        match file {
-            Some(file) => println!("not checked: volume {} {file} from byte {from} on: {why}", volume.0),
-            None => println!("not checked: volume {}: {why}", volume.0),
-        }
+        println!("not checked: volume {} {file} from byte {from} on: {why}", volume.0);
     }
     println!(
         "{} files, {} bytes, {} chunks, {} facts, {} runs, {} recordings checked in {seconds:.1} s: {}",
@@ -184,8 +209,8 @@ fn print_report(report: &VerifyReport, seconds: f64) {
         report.recordings,
         match report.bad_places {
             0 => "no damage".to_owned(),
-            1 => "1 damaged place".to_owned(),
-            places => format!("{places} damaged places"),
+            1 => "1 damaged or missing place".to_owned(),
+            places => format!("{places} damaged or missing places"),
         }
     );
 }
@@ -196,6 +221,7 @@ fn bad_place(place: &BadPlace) -> String {
         (Some(volume), Some(file)) => {
             format!("DAMAGED volume {} {file} bytes {}..{}: {}", volume.0, place.from, place.to, place.what)
         }
+        (Some(volume), None) => format!("UNREADABLE volume {}: {}", volume.0, place.what),
         _ => format!("DAMAGED catalog: {}", place.what),
     };
     if let Some(recording) = place.recording {
@@ -213,15 +239,22 @@ fn bad_place(place: &BadPlace) -> String {
     text
 }
 
-fn rebuild(directory: &Path, json: bool) -> Result<ExitCode> {
+fn rebuild(directory: &Path, options: &RebuildOptions, json: bool) -> Result<ExitCode> {
     let bar = bar("[{bar:40}] {pos}/{len} segments {eta} {msg}");
     let start = Instant::now();
-    let done = sidetone_store::rebuild(directory, &mut |progress| {
+    let done = sidetone_store::rebuild(directory, options, &mut |progress| {
         bar.set_length(progress.segments_total);
         bar.set_position(progress.segments);
         bar.set_message(format!("{} runs, {} records of journals", progress.runs, progress.records));
     });
     bar.finish_and_clear();
+    if let Err(error @ StoreError::RecordingsMissing { missing, some }) = &done {
+        eprintln!("sidetone: {error}");
+        if json {
+            print_json(&json!({ "missing": missing, "some": some }))?;
+        }
+        return Ok(ExitCode::from(1));
+    }
     let done = done.map_err(|error| match error {
         StoreError::Locked { path, process } => anyhow::anyhow!(
             "the store in {} is in use by process {process}, and its catalog with it: stop that one first (`systemctl stop \
@@ -242,49 +275,61 @@ fn rebuild(directory: &Path, json: bool) -> Result<ExitCode> {
             println!("{damaged_places} places could not be read: `sidetone store verify` names them");
         }
     }
-    Ok(if damaged_places == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(code(damaged_places == 0))
 }
 
 fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
     let store = &arguments.store.directory;
     // The recorder has another working directory.
     let directory = std::path::absolute(&arguments.target).context("the backup's directory cannot be found")?;
-    let options = BackupOptions { link: arguments.link };
+    let options = BackupOptions { link: arguments.link, parents: arguments.parents };
     let bar = copy_bar();
     let mut progress = |done: BackupProgress| show(&bar, &done);
-    let (done, through) = match sidetone_store::backup(store, &directory, &options, &mut progress) {
-        Ok(done) => (done, "the store".to_owned()),
+    let (report, through) = match sidetone_store::backup(store, &directory, &options, &mut progress) {
+        Ok(report) => (report, "the store".to_owned()),
         Err(StoreError::Locked { path, process }) => {
             let recorder = Recorder::new(&path, &process);
-            let request = json!({ "directory": directory, "link": arguments.link });
-            let hear = |line: Value| {
-                let numbers = |value: &Value| serde_json::from_value::<BackupProgress>(value.clone());
-                match (line.get("progress"), line.get("done"), line.get("failed")) {
-                    (Some(done), ..) => {
-                        if let Ok(done) = numbers(done) {
-                            progress(done);
-                        }
-                        None
+            let request = json!({ "directory": directory, "link": options.link, "parents": options.parents });
+            let hear = |line: Value| match (line.get("progress"), line.get("done"), line.get("failed")) {
+                (Some(done), ..) => {
+                    if let Ok(done) = serde_json::from_value(done.clone()) {
+                        progress(done);
                     }
-                    (_, Some(done), _) => Some(numbers(done).context("the recorder's answer is no result of a backup")),
-                    (.., Some(failed)) => Some(Err(anyhow::anyhow!("{}", failed.as_str().unwrap_or_default()))),
-                    _ => None,
+                    None
                 }
+                (_, Some(done), _) => {
+                    let report = serde_json::from_value::<BackupReport>(done.clone());
+                    Some(report.context("the recorder's answer is no result of a backup"))
+                }
+                (.., Some(failed)) => Some(Err(anyhow::anyhow!("{}", failed.as_str().unwrap_or_default()))),
+                _ => None,
             };
             (recorder.post("/control/backup", &request, hear)??, recorder.name())
         }
         Err(error) => return Err(error.into()),
     };
     bar.finish_and_clear();
+    let BackupReport { done, differing } = &report;
     if arguments.json {
-        print_json(&json!({ "directory": directory, "through": through, "result": done }))?;
+        print_json(&json!({ "directory": directory, "through": through, "result": report }))?;
     } else {
-        println!("{} holds a backup, made through {through}: {}", directory.display(), copied(&done));
+        println!("{} holds a backup, made through {through}: {}", directory.display(), copied(done));
         if done.volumes_missing > 0 {
             println!("{} volumes are missing: of them it holds what earlier backups had", done.volumes_missing);
         }
     }
-    Ok(if done.volumes_missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    for Differing { copy, file, what } in differing {
+        eprintln!("DIFFERS {} from {}: {what}", copy.display(), file.display());
+    }
+    if !differing.is_empty() {
+        eprintln!(
+            "sidetone: {} finished files of the store are gone, or not those of the backup, which keeps its own: run `sidetone store verify \
+             --store {}`; if the store is damaged, put these files back or restore the backup, else make a new backup in an empty directory",
+            differing.len(),
+            store.display()
+        );
+    }
+    Ok(code(report.is_whole()))
 }
 
 fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
@@ -296,12 +341,20 @@ fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
     let mut progress = |done: BackupProgress| show(&bar, &done);
     let done = sidetone_store::restore(&arguments.directory, &arguments.store, &volumes, &mut progress)?;
     bar.finish_and_clear();
-    if arguments.json {
-        print_json(&json!({ "store": arguments.store, "result": done }))?;
-    } else {
+    if !arguments.json {
         println!("{} is a store: {}", arguments.store.display(), copied(&done));
     }
-    Ok(ExitCode::SUCCESS)
+    let start = Instant::now();
+    let report = match arguments.no_verify {
+        true => None,
+        false => Some(check(&arguments.store, &VerifyOptions::default())?),
+    };
+    if arguments.json {
+        print_json(&json!({ "store": arguments.store, "result": done, "check": report }))?;
+    } else if let Some(report) = &report {
+        print_report(report, start.elapsed().as_secs_f64());
+    }
+    Ok(code(report.is_none_or(|report| report.is_clean())))
 }
 
 fn copied(done: &BackupProgress) -> String {

@@ -152,7 +152,9 @@ fn a_backup_grows_with_its_store_and_becomes_one_again() {
 
     let restored = path(directory.path(), "restored");
     let arguments = ["store", "restore", copy.as_str(), "--store", &restored, "--json"];
-    json_of(&arguments, 0);
+    let made = json_of(&arguments, 0);
+    assert_eq!((&made["check"]["bad_places"], &made["check"]["recordings"]), (&json!(0), &json!(2)), "{made:#}");
+    assert_eq!(json_of(&["store", "verify", "--store", &copy, "--json"], 0)["recordings"], 2);
     assert_eq!(listed(&restored, &["--tag", "case=17"]), [ids[0].clone()]);
     for id in &ids {
         assert_eq!(show(&restored, id), show(&store, id));
@@ -166,12 +168,33 @@ fn a_backup_grows_with_its_store_and_becomes_one_again() {
     assert_eq!(json_of(&["store", "verify", "--store", &restored, "--json"], 0)["bad_places"], 0);
     json_of(&["recordings", "tag", &ids[1], "after=yes", "--store", &restored, "--json"], 0);
 
-    refused(&arguments, &["restored", "holds files"]);
+    refused(&arguments, &["restored", "a store", "already"]);
     let more = ["--volume", "/tmp/v"];
     let elsewhere = path(directory.path(), "elsewhere");
     refused(&[&["store", "restore", copy.as_str(), "--store", &elsewhere][..], &more].concat(), &["0 volumes"]);
     refused(&["store", "restore", &store, "--store", &elsewhere], &["no backup"]);
     refused(&["store", "backup", &restored, "--store", &store], &["no backup of this store"]);
+    refused(&["store", "backup", &path(Path::new(&store), "copy"), "--store", &store], &["elsewhere"]);
+    let deep = path(directory.path(), "mnt/copy");
+    refused(&["store", "backup", &deep, "--store", &store], &["mnt is not there", "--parents"]);
+    json_of(&["store", "backup", &deep, "--store", &store, "--parents", "--json"], 0);
+
+    // The store loses what the backup has: the backup keeps it and says so; the restored store is checked.
+    let segment = "segments/0000000001.seg";
+    let kept = Path::new(&copy).join("volumes/000").join(segment);
+    let whole = std::fs::read(&kept).unwrap();
+    std::fs::write(Path::new(&store).join(segment), &whole[..8192]).unwrap();
+    let output = sidetone(&["store", "backup", &copy, "--store", &store]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("DIFFERS {}", kept.display())) && said.contains("store verify"), "{said}");
+    assert_eq!(std::fs::read(&kept).unwrap(), whole);
+    std::fs::write(&kept, &whole[..8192]).unwrap();
+    let damaged = ["store", "restore", copy.as_str(), "--store", &path(directory.path(), "damaged"), "--json"];
+    assert!(json_of(&damaged, 1)["check"]["bad_places"].as_u64() > Some(0));
+    let unchecked =
+        ["store", "restore", copy.as_str(), "--no-verify", "--store", &path(directory.path(), "unchecked"), "--json"];
+    assert!(json_of(&unchecked, 0)["check"].is_null());
 }
 
 #[test]
@@ -299,4 +322,17 @@ fn a_catalog_that_is_lost_or_damaged_is_made_again() {
     bytes[places[places.len() - 2] + 20] ^= 0x10;
     std::fs::write(&segment, bytes).unwrap();
     json_of(&["store", "rebuild", "--store", &store, "--json"], 1);
+
+    // Without it there is nothing left to make the catalog from.
+    std::fs::remove_file(&segment).unwrap();
+    let output = sidetone(&["store", "rebuild", "--store", &store]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("misses 2 recordings") && said.contains(&ids[0]) && said.contains("--accept-missing"),
+        "{said}"
+    );
+    assert_eq!(listed(&store, &[]).len(), 2, "the old catalog is kept");
+    json_of(&["store", "rebuild", "--store", &store, "--accept-missing", "--json"], 0);
+    assert!(listed(&store, &[]).is_empty());
 }

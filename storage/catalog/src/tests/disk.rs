@@ -85,6 +85,27 @@ fn a_catalog_that_was_filled_in_bulk_is_the_same() {
 }
 
 #[test]
+fn what_another_catalog_has_more_is_told() {
+    let (_directory, catalog) = open();
+    let (_elsewhere, other) = open();
+    fill(&catalog, 0..9);
+    fill(&other, 3..12);
+    // Known here by its audio alone, and there with its document; and one that stands at another time there.
+    let mut audio = Changes::default();
+    audio.chunk(&header(id(10), 0, 3, 50), VolumeNumber(0), located(3));
+    catalog.apply(&audio, &[]).unwrap();
+    apply_facts(&other, 9000, [document(&recording(5, 77 * 5_000_000, STATES[1], &[]))]);
+    let lacks = |one: &RocksCatalog, other: &RocksCatalog| {
+        let mut told = Vec::new();
+        one.lacks(other, &mut |recording| told.push(recording)).unwrap();
+        told
+    };
+    assert_eq!(lacks(&catalog, &other), [11, 10, 9].map(id));
+    assert_eq!(lacks(&other, &catalog), [2, 1, 0].map(id));
+    assert_eq!(lacks(&other, &other), []);
+}
+
+#[test]
 fn after_an_error_of_the_disk_it_goes_on_with_what_is_durable() {
     let (directory, catalog) = open();
     let (path, away) = (directory.path().join("catalog"), directory.path().join("away"));

@@ -107,6 +107,9 @@ fn everything(catalog: &dyn Catalog) -> Vec<String> {
             }
         }
     }
+    for volume in (0..2).map(VolumeNumber) {
+        answers.push(format!("{:?}", catalog.segment_ends(volume).unwrap()));
+    }
     answers.push(format!("{:?}", catalog.pending().unwrap()));
     answers.push(format!("{:?}", catalog.active_with_resume().unwrap()));
     answers.push(format!("{:?}", [catalog.has_replayed("a").unwrap(), catalog.has_replayed("b").unwrap()]));

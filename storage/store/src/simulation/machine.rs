@@ -329,6 +329,10 @@ impl Catalog for MortalCatalog {
         self.catalog.segment_end(volume, segment)
     }
 
+    fn segment_ends(&self, volume: VolumeNumber) -> Result<Vec<(SegmentNumber, u64)>, CatalogError> {
+        self.catalog.segment_ends(volume)
+    }
+
     fn pending(&self) -> Result<Vec<Pending>, CatalogError> {
         self.catalog.pending()
     }
