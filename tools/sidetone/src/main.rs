@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done; 1 the work failed or something was lost; 2 it could not begin: configuration, privileges, files.
 #![forbid(unsafe_code)]
+// They panic when a pipe is closed or a disk full: `output` has what does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod client;
 mod config;
@@ -16,6 +18,7 @@ mod tag;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use config::{Config, SAMPLE};
+use output::NotPrinted;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -109,20 +112,27 @@ enum ConfigCommand {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
+    let result = match Cli::try_parse() {
+        Ok(cli) => command(cli.command),
+        // Also help and version, which are asked for.
+        Err(usage) => output::printed(usage.print()).map(|()| if usage.use_stderr() { 2.into() } else { 0.into() }),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            output::remark(output::one_line(&error));
+            ExitCode::from(if error.is::<NotPrinted>() { 1 } else { 2 })
+        }
+    }
+}
+
+fn command(command: Command) -> Result<ExitCode> {
+    match command {
         Command::Run(arguments) => run(arguments),
         Command::Replay(arguments) => replay_captures(&arguments),
         Command::Recordings(command) => recordings::recordings(&command),
         Command::Store(command) => store::store(&command),
         Command::Config(command) => configuration(&command),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("sidetone: {}", output::one_line(&error));
-            ExitCode::from(2)
-        }
     }
 }
 
@@ -157,19 +167,18 @@ fn configuration(command: &ConfigCommand) -> Result<ExitCode> {
             if *json {
                 output::print_json(&serde_json::json!({ "file": config, "valid": true, "effective": effective }))?;
             } else {
-                println!("{} can be used", config.display());
+                output::print(format_args!("{} can be used\n", config.display()))?;
             }
         }
-        ConfigCommand::Print { config: None, json: false } => print!("{SAMPLE}"),
+        ConfigCommand::Print { config: None, json: false } => output::print(SAMPLE)?,
         ConfigCommand::Print { config, json } => {
             let effective = Config::load(config.as_deref())?;
             if *json {
                 output::print_json(&effective)?;
             } else {
-                print!(
-                    "{}",
-                    toml::to_string_pretty(&effective).context("the configuration cannot be written as TOML")?
-                );
+                output::print(
+                    toml::to_string_pretty(&effective).context("the configuration cannot be written as TOML")?,
+                )?;
             }
         }
     }

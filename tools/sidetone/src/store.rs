@@ -1,7 +1,7 @@
 //! `sidetone store`: sizes, checks, a new catalog, backups.
 
 use crate::client::Recorder;
-use crate::output::{print_flat, print_json};
+use crate::output::{flat, print, print_json};
 use crate::recordings::StoreDirectory;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -134,7 +134,7 @@ fn stats(directory: &Path, json: bool) -> Result<ExitCode> {
         print_json(&statistics)?;
     } else {
         let document = serde_json::to_value(&statistics).context("the statistics cannot be shown")?;
-        print_flat("", &document);
+        print(flat("", &document))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -155,27 +155,29 @@ fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
     if arguments.json {
         print_json(&report)?;
     } else {
-        print_report(&report, start.elapsed().as_secs_f64());
+        print(report_text(&report, start.elapsed().as_secs_f64()))?;
     }
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn print_report(report: &VerifyReport, seconds: f64) {
+fn report_text(report: &VerifyReport, seconds: f64) -> String {
+    let mut text = String::new();
     for place in report.bad.iter().take(BAD_PLACES_SHOWN) {
-        println!("{}", bad_place(place));
+        text += &bad_place(place);
+        text += "\n";
     }
     let untold = report.bad_places.saturating_sub(BAD_PLACES_SHOWN as u64);
     if untold > 0 {
-        println!("… and {untold} more damaged places");
+        text += &format!("… and {untold} more damaged places\n");
     }
     for Skipped { volume, file, from, why } in &report.skipped {
-        match file {
-            Some(file) => println!("not checked: volume {} {file} from byte {from} on: {why}", volume.0),
-            None => println!("not checked: volume {}: {why}", volume.0),
-        }
+        text += &match file {
+            Some(file) => format!("not checked: volume {} {file} from byte {from} on: {why}\n", volume.0),
+            None => format!("not checked: volume {}: {why}\n", volume.0),
+        };
     }
-    println!(
-        "{} files, {} bytes, {} chunks, {} facts, {} runs, {} recordings checked in {seconds:.1} s: {}",
+    text += &format!(
+        "{} files, {} bytes, {} chunks, {} facts, {} runs, {} recordings checked in {seconds:.1} s: {}\n",
         report.files,
         report.bytes,
         report.chunks,
@@ -188,6 +190,7 @@ fn print_report(report: &VerifyReport, seconds: f64) {
             places => format!("{places} damaged places"),
         }
     );
+    text
 }
 
 /// Where it lies, what it is, and whose it was.
@@ -234,13 +237,14 @@ fn rebuild(directory: &Path, json: bool) -> Result<ExitCode> {
     if json {
         print_json(&done)?;
     } else {
-        println!(
-            "a new catalog from {segments} segments with {runs} runs, and {records} records of journals, in {:.1} s",
+        let mut text = format!(
+            "a new catalog from {segments} segments with {runs} runs, and {records} records of journals, in {:.1} s\n",
             start.elapsed().as_secs_f64()
         );
         if damaged_places > 0 {
-            println!("{damaged_places} places could not be read: `sidetone store verify` names them");
+            text += &format!("{damaged_places} places could not be read: `sidetone store verify` names them\n");
         }
+        print(text)?;
     }
     Ok(if damaged_places == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
@@ -279,10 +283,12 @@ fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
     if arguments.json {
         print_json(&json!({ "directory": directory, "through": through, "result": done }))?;
     } else {
-        println!("{} holds a backup, made through {through}: {}", directory.display(), copied(&done));
+        let mut text = format!("{} holds a backup, made through {through}: {}\n", directory.display(), copied(&done));
         if done.volumes_missing > 0 {
-            println!("{} volumes are missing: of them it holds what earlier backups had", done.volumes_missing);
+            let missing = done.volumes_missing;
+            text += &format!("{missing} volumes are missing: of them it holds what earlier backups had\n");
         }
+        print(text)?;
     }
     Ok(if done.volumes_missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
@@ -299,7 +305,7 @@ fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
     if arguments.json {
         print_json(&json!({ "store": arguments.store, "result": done }))?;
     } else {
-        println!("{} is a store: {}", arguments.store.display(), copied(&done));
+        print(format_args!("{} is a store: {}\n", arguments.store.display(), copied(&done)))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -2,7 +2,7 @@
 
 use crate::client::Recorder;
 use crate::config::Config;
-use crate::output::print_json;
+use crate::output::{print, print_json};
 use crate::recordings::StoreDirectory;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -64,10 +64,8 @@ pub(crate) fn tag(arguments: &TagArguments) -> Result<ExitCode> {
     if arguments.json {
         print_json(&json!({ "id": arguments.id, "annotations": annotations, "through": through }))?;
     } else {
-        for (key, value) in &annotations.tags {
-            println!("{key}={value}");
-        }
-        println!("changed through {through}");
+        let tags: String = annotations.tags.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+        print(format_args!("{tags}changed through {through}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
