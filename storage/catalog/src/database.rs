@@ -11,6 +11,11 @@ use rocksdb::{
 };
 use sidetone_model::RecordingId;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// So often, beside a writer, a table may be gone that was to be looked at.
+const TABLE_CHECKS: u32 = 5;
+const TABLE_CHECK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Column families. docs/formats.md says what is in them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,6 +142,7 @@ impl Database {
         };
         let db = match &mode {
             Mode::Secondary(scratch) => {
+                check_tables(path, scratch, &found)?;
                 DB::open_cf_descriptors_as_secondary(&database_options, path, scratch, families)
             }
             Mode::ReadOnly => DB::open_cf_descriptors_read_only(&database_options, path, families, false),
@@ -399,6 +405,25 @@ fn existing_families(path: &Path) -> Result<Vec<String>, CatalogError> {
         return Ok(Vec::new());
     }
     DB::list_cf(&Options::default(), path).map_err(|source| open_error(path, source))
+}
+
+/// Whether all tables of a database are there and can be opened. A secondary instance does not say so: it shows an older state, in
+/// which the table was not yet, since the writer may be removing it.
+fn check_tables(path: &Path, scratch: &Path, families: &[String]) -> Result<(), CatalogError> {
+    let mut options = Options::default();
+    options.set_max_open_files(-1);
+    // RocksDB's own log, and no write-ahead log: nothing of it is looked at.
+    options.set_db_log_dir(scratch);
+    options.set_wal_dir(scratch);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        match DB::open_cf_for_read_only(&options, path, families, false) {
+            // The writer removes tables that it has replaced meanwhile.
+            Err(_) if attempts < TABLE_CHECKS => std::thread::sleep(TABLE_CHECK_PAUSE),
+            checked => return checked.map(drop).map_err(|source| open_error(path, source)),
+        }
+    }
 }
 
 /// Whether tables lie there, or logs with content: more than an interrupted creation leaves.
