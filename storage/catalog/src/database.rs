@@ -121,6 +121,9 @@ impl Database {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, CatalogError> {
         let found = existing_families(path)?;
+        if found.is_empty() && !mode.writes() {
+            return Err(CatalogError::Damaged { path: path.to_owned(), what: "it is not there".to_owned() });
+        }
         let database_options = database_options(options, &mode);
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let ours = Family::ALL

@@ -1,6 +1,6 @@
 //! Reading a store, beside its writer or alone.
 
-use crate::description::Description;
+use crate::description::{Description, holds_logs};
 use crate::logs::Logs;
 use crate::shared::{Shared, SharedVolume, lock};
 use crate::{StoreError, StoreStatistics, VolumeState, VolumeStatistics, volume};
@@ -87,7 +87,7 @@ impl StoreReader {
         let io: Arc<dyn Io> = Arc::new(RingIo::new());
         let description = Description::read(&*io, home)?.ok_or_else(not_found)?;
         let path = home.join("catalog");
-        if !path.join("CURRENT").exists() {
+        if !path.join("CURRENT").exists() && !holds_logs(&*io, home) {
             // Made, and killed before it had a catalog.
             return Err(not_found());
         }

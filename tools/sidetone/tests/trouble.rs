@@ -90,6 +90,44 @@ fn a_truncated_catalog_is_refused_with_the_command_that_mends_it() {
 }
 
 #[test]
+fn a_piece_of_a_store_that_is_missing_is_named_with_the_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, disk, copy) =
+        (path(directory.path(), "store"), path(directory.path(), "disk"), path(directory.path(), "copy"));
+    let (capture, config) = (path(directory.path(), "calls.pcap"), path(directory.path(), "sidetone.toml"));
+    two_calls(Path::new(&capture));
+    std::fs::write(&config, format!("[store]\ndirectory = \"{store}\"\nvolumes = [\"{disk}\"]\n")).unwrap();
+    json_of(&["replay", &capture, "--store", &store, "--config", &config, "--json"], 0);
+    json_of(&["store", "backup", &copy, "--store", &store, "--json"], 0);
+    let list = |store: &str| json_of(&["recordings", "list", "--store", store, "--json"], 0);
+    let before = list(&store);
+    assert_eq!(before["recordings"].as_array().unwrap().len(), 2);
+
+    let at = |name: &str| Path::new(&store).join(name);
+    for piece in ["catalog/CURRENT", "catalog"] {
+        std::fs::rename(at(piece), directory.path().join("away")).unwrap();
+        for command in &commands(&store, &capture)[..5] {
+            refused(command, &["catalog", "sidetone store rebuild"]);
+        }
+        std::fs::rename(directory.path().join("away"), at(piece)).unwrap();
+    }
+    // A volume is not the store.
+    for command in commands(&disk, &capture) {
+        refused(&command, &[&disk, "is a volume of a store"]);
+    }
+    let description = at("sidetone-store.json");
+    std::fs::remove_file(&description).unwrap();
+    for command in commands(&store, &capture) {
+        refused(&command, &[&store, "sidetone-store.json is missing", "backup"]);
+    }
+    std::fs::copy(Path::new(&copy).join("sidetone-store.json"), &description).unwrap();
+    assert_eq!(list(&store), before);
+    std::fs::remove_dir_all(at("catalog")).unwrap();
+    assert_eq!(json_of(&["store", "rebuild", "--store", &store, "--json"], 0)["damaged_places"], 0);
+    assert_eq!(list(&store), before);
+}
+
+#[test]
 fn without_permission_it_says_for_what() {
     let directory = tempfile::tempdir().unwrap();
     let store = path(directory.path(), "store");

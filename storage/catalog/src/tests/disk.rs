@@ -387,6 +387,17 @@ fn a_damaged_catalog_is_told_with_its_remedy_or_shows_what_it_showed() {
 }
 
 #[test]
+fn a_catalog_that_is_not_there_cannot_be_read_and_is_told_with_its_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    for path in [directory.path().join("nowhere"), directory.path().to_owned()] {
+        let scratch = tempfile::tempdir().unwrap();
+        let refused = RocksCatalog::open_secondary(&path, scratch.path()).err().unwrap();
+        assert!(names_the_remedy(&refused) && refused.to_string().contains("not there"), "{refused}");
+        assert!(!path.join("CURRENT").exists());
+    }
+}
+
+#[test]
 fn a_catalog_of_a_later_version_is_refused() {
     let (directory, catalog) = open();
     let path = directory.path().join("catalog");
