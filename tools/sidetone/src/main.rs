@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use config::{Config, SAMPLE};
 use output::NotPrinted;
+use rustix::fs::Mode;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -127,6 +128,10 @@ fn main() -> ExitCode {
 }
 
 fn command(command: Command) -> Result<ExitCode> {
+    // Recordings are nobody else's business, in whatever file. An exported one is made as its user makes files.
+    if !matches!(command, Command::Recordings(recordings::Command::Export(_))) {
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    }
     match command {
         Command::Run(arguments) => run(arguments),
         Command::Replay(arguments) => replay_captures(&arguments),
