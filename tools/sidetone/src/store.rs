@@ -1,8 +1,10 @@
 //! `sidetone store`: sizes, checks, a new catalog, backups.
 
 use crate::client::Recorder;
+use crate::config::Config;
 use crate::output::{flat, print, print_json};
 use crate::recordings::StoreDirectory;
+use crate::run::storage_troubles;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,10 +23,14 @@ const BAD_PLACES_SHOWN: usize = 100;
 
 #[derive(Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Sizes and counts of a store.
+    /// Sizes and counts of a store, and what is wrong with its volumes.
     Stats {
-        #[command(flatten)]
-        store: StoreDirectory,
+        /// Store directory. May be in use by a running recorder. Replaces the configured one.
+        #[arg(long, value_name = "DIR")]
+        store: Option<PathBuf>,
+        /// Configuration file (TOML) with which the store is used: it says what its volumes are, and how much free space is little.
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -120,7 +126,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 
 pub(crate) fn store(command: &StoreCommand) -> Result<ExitCode> {
     match command {
-        StoreCommand::Stats { store, json } => stats(&store.directory, *json),
+        StoreCommand::Stats { store, config, json } => stats(store.as_deref(), config.as_deref(), *json),
         StoreCommand::Verify(arguments) => verify(arguments),
         StoreCommand::Rebuild { store, json } => rebuild(&store.directory, *json),
         StoreCommand::Backup(arguments) => backup(arguments),
@@ -128,12 +134,22 @@ pub(crate) fn store(command: &StoreCommand) -> Result<ExitCode> {
     }
 }
 
-fn stats(directory: &Path, json: bool) -> Result<ExitCode> {
-    let statistics = StoreReader::open(directory)?.statistics()?;
+fn stats(store: Option<&Path>, config: Option<&Path>, json: bool) -> Result<ExitCode> {
+    let config = Config::load(config)?;
+    let directory = store.unwrap_or(&config.store.directory);
+    let options = config.store.options(config.node_name());
+    let statistics = StoreReader::open_with(directory, Some(&options))?.statistics()?;
+    // As the running recorder tells it.
+    let (refused, mut warnings) = storage_troubles(&statistics.volumes);
+    warnings.extend(refused);
+    if directory == config.store.directory {
+        warnings.extend(config.store.not_volumes(&statistics.volumes));
+    }
+    let mut document = serde_json::to_value(&statistics).context("the statistics cannot be shown")?;
+    document["warnings"] = json!(warnings);
     if json {
-        print_json(&statistics)?;
+        print_json(&document)?;
     } else {
-        let document = serde_json::to_value(&statistics).context("the statistics cannot be shown")?;
         print(flat("", &document))?;
     }
     Ok(ExitCode::SUCCESS)
