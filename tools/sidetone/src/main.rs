@@ -16,7 +16,7 @@ mod store;
 mod tag;
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use config::{Config, SAMPLE};
 use output::NotPrinted;
 use rustix::fs::Mode;
@@ -80,9 +80,9 @@ struct ReplayArguments {
     /// Capture files, replayed one after the other.
     #[arg(required = true, value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
-    /// Store directory; made when it does not exist.
-    #[arg(long, value_name = "DIR")]
-    store: PathBuf,
+    /// Store directory; made when it does not exist. Replaces the configured one.
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    store: Option<PathBuf>,
     /// Configuration file (TOML).
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -113,7 +113,9 @@ enum ConfigCommand {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::try_parse() {
+    let arguments = Cli::command().try_get_matches();
+    let json = arguments.as_ref().is_ok_and(wants_json);
+    let result = match arguments.and_then(|arguments| Cli::from_arg_matches(&arguments)) {
         Ok(cli) => command(cli.command),
         // Also help and version, which are asked for.
         Err(usage) => output::printed(usage.print()).map(|()| if usage.use_stderr() { 2.into() } else { 0.into() }),
@@ -121,9 +123,17 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            output::remark(output::one_line(&error));
+            output::complain(&error, json);
             ExitCode::from(if error.is::<NotPrinted>() { 1 } else { 2 })
         }
+    }
+}
+
+/// Whether the command has --json, and it is given.
+fn wants_json(arguments: &ArgMatches) -> bool {
+    match arguments.subcommand() {
+        Some((_, arguments)) => wants_json(arguments),
+        None => arguments.try_get_one("json").is_ok_and(|json| json == Some(&true)),
     }
 }
 
@@ -162,7 +172,8 @@ fn replay_captures(arguments: &ReplayArguments) -> Result<ExitCode> {
         level: std::env::var("SIDETONE_LOG").unwrap_or("warn".into()),
         ..config.log.clone()
     })?;
-    replay::replay(&config, &arguments.captures, &arguments.store, arguments.json)
+    let directory = arguments.store.as_deref().unwrap_or(&config.store.directory);
+    replay::replay(&config, &arguments.captures, directory, arguments.json)
 }
 
 fn configuration(command: &ConfigCommand) -> Result<ExitCode> {

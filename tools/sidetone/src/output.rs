@@ -72,8 +72,18 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
 
 /// Says something on standard error, if that takes it.
 pub(crate) fn remark(text: impl fmt::Display) {
-    // There is nowhere left to tell it.
-    writeln!(io::stderr(), "sidetone: {text}").ok();
+    say(format_args!("sidetone: {text}"));
+}
+
+/// Says on standard error why a command fails; as a JSON document to who wants its result as one.
+pub(crate) fn complain(error: &anyhow::Error, json: bool) {
+    let text = one_line(error);
+    if json { say(serde_json::json!({ "error": text })) } else { remark(text) }
+}
+
+fn say(line: impl fmt::Display) {
+    // There is nowhere left to tell that it cannot be told.
+    writeln!(io::stderr(), "{line}").ok();
 }
 
 /// Recordings for people: one line each, with a heading.

@@ -29,6 +29,7 @@ fn what_cannot_begin_is_refused_with_cause_and_remedy() {
     refused(&["run", "--store", &store, "--interface", "lo", "--listen", &address], &[&address, "in use"]);
 
     refused(&["replay", "/nonexistent.pcap", "--store", &store], &["/nonexistent.pcap"]);
+    refused(&["replay", "/nonexistent.pcap", "--store", &store, "--json"], &["/nonexistent.pcap"]);
     let garbage = path(directory.path(), "garbage.pcap");
     std::fs::write(&garbage, vec![0x5a; 4096]).unwrap();
     refused(&["replay", &garbage, "--store", &store], &["garbage.pcap", "not a capture file"]);
@@ -37,7 +38,11 @@ fn what_cannot_begin_is_refused_with_cause_and_remedy() {
     std::fs::create_dir(&foreign).unwrap();
     std::fs::write(path(Path::new(&foreign), "letters.txt"), "dear").unwrap();
     refused(&["recordings", "list", "--store", &foreign], &["foreign"]);
-    refused(&["recordings", "list", "--store", "/nonexistent-store"], &["/nonexistent-store"]);
+    for json in [&[][..], &["--json"]] {
+        refused(&[&["recordings", "list", "--store", "/nonexistent-store"], json].concat(), &["/nonexistent-store"]);
+    }
+    let output = sidetone(&["replay", "call.pcap"]);
+    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("--store"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -118,8 +123,11 @@ fn a_truncated_capture_is_replayed_up_to_its_end_and_says_so() {
     let whole = std::fs::read(&capture).unwrap();
     std::fs::write(&capture, &whole[..whole.len() / 2 + 7]).unwrap();
     let store = path(directory.path(), "store");
-    let output = sidetone(&["replay", &capture, "--store", &store, "--json"]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    // The store that the configuration names.
+    let config = path(directory.path(), "sidetone.toml");
+    std::fs::write(&config, format!("[store]\ndirectory = \"{store}\"\n")).unwrap();
+    let output = sidetone(&["replay", &capture, "-c", &config, "--json"]);
+    assert!(output.status.success() && Path::new(&store).exists(), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("ends in the middle of a packet"), "{}", text(&output.stderr));
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["captures"][0]["truncated"], true);

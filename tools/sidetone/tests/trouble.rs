@@ -257,7 +257,7 @@ fn volumes_that_cannot_be_are_refused_and_left_alone() {
         std::fs::write(&config, format!("[store]\ndirectory = \"{store}\"\nvolumes = [\"{volume}\"]\n{more}")).unwrap();
         sidetone(&["replay", &capture, "--store", store, "--config", &config, "--json"])
     };
-    is_refusal(&replay(&store, &letters, ""), &["letters"], &[&letters, "holds files"]);
+    is_refusal(&replay(&store, &letters, ""), &["letters", "--json"], &[&letters, "holds files"]);
     // An empty directory may be a mount point without its disk: only when asked for does it become a volume of a store that is there.
     let output = replay(&store, &disk, "");
     let told = text(&output.stderr);
@@ -285,7 +285,7 @@ fn volumes_that_cannot_be_are_refused_and_left_alone() {
     assert_eq!(replay(&store, &disk, "create_volumes = true").status.code(), Some(0));
     assert!(Path::new(&disk).join("sidetone-volume.json").exists());
     assert_eq!(warned(), 0);
-    is_refusal(&replay(&other, &disk, ""), &["disk"], &[&disk, "another store"]);
+    is_refusal(&replay(&other, &disk, ""), &["disk", "--json"], &[&disk, "another store"]);
 }
 
 #[test]
