@@ -51,8 +51,9 @@ pub(crate) enum StoreCommand {
     /// store meanwhile: stop it first (`systemctl stop sidetone`), and start it again afterwards.
     #[command(after_help = "Example:\n  sidetone store rebuild --store /var/lib/sidetone")]
     Rebuild {
-        #[command(flatten)]
-        store: StoreDirectory,
+        /// Store directory. Must not be in use.
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/sidetone")]
+        store: PathBuf,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -128,7 +129,7 @@ pub(crate) fn store(command: &StoreCommand) -> Result<ExitCode> {
     match command {
         StoreCommand::Stats { store, config, json } => stats(store.as_deref(), config.as_deref(), *json),
         StoreCommand::Verify(arguments) => verify(arguments),
-        StoreCommand::Rebuild { store, json } => rebuild(&store.directory, *json),
+        StoreCommand::Rebuild { store, json } => rebuild(store, *json),
         StoreCommand::Backup(arguments) => backup(arguments),
         StoreCommand::Restore(arguments) => restore(arguments),
     }

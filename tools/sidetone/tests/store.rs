@@ -58,6 +58,10 @@ fn recordings_are_found_by_every_condition_and_counted() {
     ] {
         assert!(listed(&store, conditions).is_empty(), "{conditions:?}");
     }
+    // A date alone is its first moment.
+    let (day, _) = recording["started_at"].as_str().unwrap().split_once('T').unwrap();
+    assert_eq!(listed(&store, &["--from", day]).len(), 2);
+    assert!(listed(&store, &["--to", day]).is_empty());
     let counted = json_of(&["recordings", "list", "--store", &store, "--limit", "1", "--count", "--json"], 0);
     assert_eq!(counted["count"], json!({ "value": 2, "exact": true }));
     assert_eq!((counted["recordings"].as_array().unwrap().len(), &counted["more"]), (1, &json!(true)));
@@ -81,8 +85,11 @@ fn tags_are_set_and_removed_on_a_store_that_nobody_has_open() {
     assert_eq!(answer["through"], "the store");
     assert_eq!(show(&store, &ids[0])["annotations"], answer["annotations"]);
     assert_eq!(listed(&store, &["--tag", "case=17", "--tag", "who"]), [ids[0].clone()]);
-    let answer = tag(&["--remove", "case", "seen="]);
+    let answer = tag(&["--remove", "case", "seen=", "--remove", "cause"]);
     assert_eq!(answer["annotations"]["tags"], json!({ "seen": "", "who": "Ada = L." }));
+    assert_eq!(answer["not_there"], json!(["cause"]));
+    let output = sidetone(&["recordings", "tag", &ids[0], "--store", &store, "--remove", "case"]);
+    assert!(text(&output.stdout).contains("there was no tag case to remove\n"), "{}", text(&output.stdout));
     assert!(listed(&store, &["--tag", "case"]).is_empty());
 
     let on = ["--store", store.as_str()];
@@ -108,8 +115,9 @@ fn beside_a_running_recorder_tags_go_through_it_and_a_rebuild_is_refused() {
     let store = path(directory.path(), "store");
     let ids = store_of_two_calls(directory.path(), &store);
     let recorder = Recorder::start(directory.path(), &store, "");
-    let answer = json_of(&["recordings", "tag", &ids[1], "case=18", "--store", &store, "--json"], 0);
-    assert_eq!(answer["annotations"]["tags"]["case"], "18");
+    let answer =
+        json_of(&["recordings", "tag", &ids[1], "case=18", "--remove", "seen", "--store", &store, "--json"], 0);
+    assert_eq!((&answer["annotations"]["tags"]["case"], &answer["not_there"]), (&json!("18"), &json!(["seen"])));
     let through = answer["through"].as_str().unwrap();
     assert_eq!(through, format!("the recorder (process {})", recorder.process()));
     assert_eq!(listed(&store, &["--tag", "case"]), [ids[1].clone()]);
