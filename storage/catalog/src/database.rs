@@ -13,8 +13,8 @@ use sidetone_model::RecordingId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// So often, beside a writer, a table may be gone that was to be looked at.
-const TABLE_CHECKS: u32 = 5;
+/// So often in a row, beside a writer, tables may be gone that were to be looked at.
+const TABLE_CHECKS: u32 = 100;
 const TABLE_CHECK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Column families. docs/formats.md says what is in them.
@@ -418,15 +418,17 @@ fn check_tables(path: &Path, scratch: &Path, families: &[String]) -> Result<(), 
     // RocksDB's own log, and no write-ahead log: nothing of it is looked at.
     options.set_db_log_dir(scratch);
     options.set_wal_dir(scratch);
-    let mut attempts = 0;
-    loop {
-        attempts += 1;
-        match DB::open_cf_for_read_only(&options, path, families, false) {
-            // The writer removes tables that it has replaced meanwhile.
-            Err(_) if attempts < TABLE_CHECKS => std::thread::sleep(TABLE_CHECK_PAUSE),
-            checked => return checked.map(drop).map_err(|source| open_error(path, source)),
+    let mut before = None;
+    for _ in 0..TABLE_CHECKS {
+        let Err(error) = DB::open_cf_for_read_only(&options, path, families, false) else { return Ok(()) };
+        // The writer removes tables that it has replaced meanwhile, after saying so: another look misses another one.
+        if before.as_ref() == Some(&error) {
+            break;
         }
+        before = Some(error);
+        std::thread::sleep(TABLE_CHECK_PAUSE);
     }
+    before.map_or(Ok(()), |source| Err(open_error(path, source)))
 }
 
 /// Whether tables lie there, or logs with content: more than an interrupted creation leaves.

@@ -387,6 +387,30 @@ fn a_damaged_catalog_is_told_with_its_remedy_or_shows_what_it_showed() {
 }
 
 #[test]
+fn tables_that_the_writer_replaces_meanwhile_are_no_damage() {
+    let (directory, catalog) = open();
+    let path = directory.path().join("catalog");
+    fill(&catalog, 0..20);
+    catalog.compact().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                fill(&catalog, 0..20);
+                catalog.compact().unwrap();
+            }
+        });
+        let opened = (0..20).map(|_| {
+            let scratch = tempfile::tempdir().unwrap();
+            RocksCatalog::open_secondary(&path, scratch.path()).map(drop)
+        });
+        let opened: Vec<_> = opened.collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    });
+}
+
+#[test]
 fn a_catalog_that_is_not_there_cannot_be_read_and_is_told_with_its_remedy() {
     let directory = tempfile::tempdir().unwrap();
     for path in [directory.path().join("nowhere"), directory.path().to_owned()] {
