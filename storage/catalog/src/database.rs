@@ -11,6 +11,11 @@ use rocksdb::{
 };
 use sidetone_model::RecordingId;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// So often in a row, beside a writer, tables may be gone that were to be looked at.
+const TABLE_CHECKS: u32 = 100;
+const TABLE_CHECK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Column families. docs/formats.md says what is in them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,6 +124,9 @@ impl Database {
         if mode == Mode::Bulk && !found.is_empty() {
             return Err(CatalogError::NotEmpty { path: path.to_owned() });
         }
+        if found.is_empty() && !mode.writes() {
+            return Err(CatalogError::Damaged { path: path.to_owned(), what: "it is not there".to_owned() });
+        }
         let database_options = database_options(options, &mode);
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let ours = Family::ALL
@@ -140,6 +148,7 @@ impl Database {
         };
         let db = match &mode {
             Mode::Secondary(scratch) => {
+                check_tables(path, scratch, &found)?;
                 DB::open_cf_descriptors_as_secondary(&database_options, path, scratch, families)
             }
             Mode::ReadOnly => DB::open_cf_descriptors_read_only(&database_options, path, families, false),
@@ -413,6 +422,27 @@ fn existing_families(path: &Path) -> Result<Vec<String>, CatalogError> {
         return Ok(Vec::new());
     }
     DB::list_cf(&Options::default(), path).map_err(|source| open_error(path, source))
+}
+
+/// Whether all tables of a database are there and can be opened. A secondary instance does not say so: it shows an older state, in
+/// which the table was not yet, since the writer may be removing it.
+fn check_tables(path: &Path, scratch: &Path, families: &[String]) -> Result<(), CatalogError> {
+    let mut options = Options::default();
+    options.set_max_open_files(-1);
+    // RocksDB's own log, and no write-ahead log: nothing of it is looked at.
+    options.set_db_log_dir(scratch);
+    options.set_wal_dir(scratch);
+    let mut before = None;
+    for _ in 0..TABLE_CHECKS {
+        let Err(error) = DB::open_cf_for_read_only(&options, path, families, false) else { return Ok(()) };
+        // The writer removes tables that it has replaced meanwhile, after saying so: another look misses another one.
+        if before.as_ref() == Some(&error) {
+            break;
+        }
+        before = Some(error);
+        std::thread::sleep(TABLE_CHECK_PAUSE);
+    }
+    before.map_or(Ok(()), |source| Err(open_error(path, source)))
 }
 
 /// Whether tables lie there, or logs with content: more than an interrupted creation leaves.

@@ -23,7 +23,7 @@ use crate::open::take_lock;
 use crate::reader::{StoreReader, scratch_directory};
 use crate::shared::Shared;
 use crate::volume::Volume;
-use crate::{StoreError, rebuild, volume};
+use crate::{StoreError, StoreOptions, rebuild, volume};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, RocksCatalog, purge_backups};
 use sidetone_log::format::ALIGNMENT_BYTES;
@@ -584,7 +584,8 @@ pub(crate) fn open(directory: &Path) -> Result<Option<Arc<StoreReader>>, StoreEr
     let scratch = scratch_directory()?;
     let catalog = scratch.path().join("catalog");
     sidetone_catalog::restore(&directory.join("catalog"), &catalog)?;
-    StoreReader::alone(io, directory, description, &volumes, &catalog, scratch).map(Some)
+    let options = StoreOptions::new(description.node.clone());
+    StoreReader::alone(io, directory, description, (&volumes, options), &catalog, scratch).map(Some)
 }
 
 /// What is restored goes into a directory that nobody uses.

@@ -65,8 +65,19 @@ impl Description {
     }
 
     /// The description in `home`; `None` when there is none.
+    ///
+    /// # Errors
+    /// Also when what it described is there without it.
     pub(crate) fn read(io: &dyn Io, home: &Path) -> Result<Option<Self>, StoreError> {
-        read(io, home, STORE_FILE)
+        let found = read(io, home, STORE_FILE)?;
+        if found.is_none() && holds_logs(io, home) {
+            let path = home.to_owned();
+            return Err(match io.size(&home.join(VOLUME_FILE)) {
+                Ok(_) => StoreError::OnlyAVolume { path },
+                Err(_) => StoreError::DescriptionMissing { path },
+            });
+        }
+        Ok(found)
     }
 
     /// It appears whole or not at all.
@@ -111,6 +122,11 @@ fn write<T: Serialize>(io: &dyn Io, directory: &Path, name: &str, what: &T) -> R
     let text = serde_json::to_string_pretty(what).expect("a description has only plain fields") + "\n";
     let path = directory.join(name);
     io.write_small(&path, text.as_bytes()).map_err(|source| StoreError::io("write", path, source))
+}
+
+/// Whether files of journals or segments lie in a directory, as far as can be seen.
+pub(crate) fn holds_logs(io: &dyn Io, directory: &Path) -> bool {
+    ["journal", "segments"].iter().any(|part| io.list(&directory.join(part)).is_ok_and(|names| !names.is_empty()))
 }
 
 /// Whether a directory may become a store or a volume: nobody else uses it.

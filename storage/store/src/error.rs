@@ -12,6 +12,14 @@ use std::path::PathBuf;
 pub enum StoreError {
     #[error("there is no store in {}: check the path, or let one be created", path.display())]
     NotFound { path: PathBuf },
+    #[error(
+        "{} holds journals or segments, but {} is missing, which makes a store of them: copy that file from a backup of this store, \
+         where it has the same name; what an interrupted `store restore` has left can be removed, and restored again",
+        path.display(), crate::description::STORE_FILE
+    )]
+    DescriptionMissing { path: PathBuf },
+    #[error("{} is a volume of a store, and not the directory that makes it one: name that", path.display())]
+    OnlyAVolume { path: PathBuf },
     #[error("{} holds files but no store: name an empty or a new directory", path.display())]
     ForeignDirectory { path: PathBuf },
     #[error("{} is a volume of another store: name this store's volume, or an empty directory", path.display())]

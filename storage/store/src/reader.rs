@@ -1,10 +1,11 @@
 //! Reading a store, beside its writer or alone.
 
-use crate::description::Description;
+use crate::description::{Description, holds_logs};
 use crate::logs::Logs;
 use crate::shared::{Shared, SharedVolume, lock};
+use crate::space::Thresholds;
 use crate::volume::Volume;
-use crate::{StoreError, StoreStatistics, VolumeState, VolumeStatistics, volume};
+use crate::{StoreError, StoreOptions, StoreStatistics, VolumeState, VolumeStatistics, volume};
 use sidetone_catalog::{Catalog, Count, Filter, Query, RecordingPage, RocksCatalog};
 use sidetone_log::format::{Frame, Meaning, RECORD_BYTES_MAX, decode_frame, interpret};
 use sidetone_log::{Chunk, Content, Io, Located, LogError, RingIo, Run, RunEntry, RunIndex, VolumeNumber};
@@ -24,6 +25,7 @@ pub struct StoreReader {
     io: Arc<dyn Io>,
     home: PathBuf,
     description: Description,
+    options: StoreOptions,
     /// When this process writes the store.
     shared: Option<Arc<Shared>>,
     /// RocksDB's own log, when it does not.
@@ -81,6 +83,7 @@ impl StoreReader {
             io: Arc::clone(&shared.io),
             home: shared.home.clone(),
             description: shared.description.clone(),
+            options: shared.options.clone(),
             shared: Some(shared),
             _scratch: None,
         }
@@ -90,16 +93,22 @@ impl StoreReader {
     /// as old as this call, or the last [`refresh`](Self::refresh). What a process that was killed had made durable and
     /// not yet brought into the catalog shows only after the store was opened for writing again.
     pub fn open(home: &Path) -> Result<Arc<Self>, StoreError> {
+        Self::open_with(home, None)
+    }
+
+    /// As [`open`](Self::open). What is called little free space is as in these options, with which the store is written.
+    pub fn open_with(home: &Path, options: Option<&StoreOptions>) -> Result<Arc<Self>, StoreError> {
         let not_found = || StoreError::NotFound { path: home.to_owned() };
         let io: Arc<dyn Io> = Arc::new(RingIo::new());
         let description = Description::read(&*io, home)?.ok_or_else(not_found)?;
         let path = home.join("catalog");
-        if !path.join("CURRENT").exists() {
+        if !path.join("CURRENT").exists() && !holds_logs(&*io, home) {
             // Made, and killed before it had a catalog.
             return Err(not_found());
         }
         let volumes = volume::locate(&*io, home, &description)?;
-        Self::alone(io, home, description, &volumes, &path, scratch_directory()?)
+        let options = options.cloned().unwrap_or_else(|| StoreOptions::new(description.node.clone()));
+        Self::alone(io, home, description, (&volumes, options), &path, scratch_directory()?)
     }
 
     /// Reads these volumes with this catalog, and writes nothing but to `scratch`.
@@ -107,7 +116,7 @@ impl StoreReader {
         io: Arc<dyn Io>,
         home: &Path,
         description: Description,
-        volumes: &[Volume],
+        (volumes, options): (&[Volume], StoreOptions),
         catalog: &Path,
         scratch: TempDir,
     ) -> Result<Arc<Self>, StoreError> {
@@ -118,6 +127,7 @@ impl StoreReader {
             io,
             home: home.to_owned(),
             description,
+            options,
             shared: None,
             _scratch: Some(scratch),
         }))
@@ -379,12 +389,14 @@ impl StoreReader {
 
     fn on_disk(&self, logs: &crate::logs::VolumeLogs) -> Result<VolumeStatistics, StoreError> {
         let shared = SharedVolume::new(logs.volume.clone());
-        let mut statistics = of_volume(&shared);
         if !logs.volume.present {
-            return Ok(statistics);
+            return Ok(of_volume(&shared));
         }
         let space = self.io.space(&logs.volume.directory);
         let space = space.map_err(|source| StoreError::io("inspect the file system of", &self.home, source))?;
+        let thresholds = Thresholds::of_volume(&self.options, space.total_bytes);
+        shared.set_space(thresholds.state(space.free_bytes, VolumeState::Ok));
+        let mut statistics = of_volume(&shared);
         (statistics.free_bytes, statistics.total_bytes) = (space.free_bytes, space.total_bytes);
         (statistics.journal_files, statistics.journal_bytes) = logs.journal.sizes()?;
         for segment in logs.segments.segments()? {

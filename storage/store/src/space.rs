@@ -3,7 +3,7 @@
 //! Constraints: pure functions over numbers; the writer asks for the state of a volume and never for the numbers, which the
 //! keeper looks up.
 
-use crate::options::{SpaceOptions, Watermark};
+use crate::options::{SpaceOptions, StoreOptions, Watermark, file_bytes};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -79,6 +79,11 @@ pub(crate) struct Thresholds {
 }
 
 impl Thresholds {
+    /// Of a volume of `total_bytes`.
+    pub(crate) fn of_volume(options: &StoreOptions, total_bytes: u64) -> Self {
+        Self::new(&options.space, total_bytes, file_bytes(options, total_bytes))
+    }
+
     /// For a volume of `total_bytes` whose journal and segment files take up to `file_bytes` at once: such files are set aside
     /// whole, and a state must begin before the next file does not fit.
     pub(crate) fn new(options: &SpaceOptions, total_bytes: u64, file_bytes: u64) -> Self {

@@ -79,7 +79,8 @@ pub(crate) fn open(
             }
             Ok(Found::Unused) => {
                 tracing::warn!(directory = %directory.display(),
-                    "an empty directory, and no volume of the store: mount its file system, or have a volume made of it");
+                    "an empty directory, and no volume of the store: mount its file system, or start once with create_volumes = true, \
+                     which makes a volume of it");
                 continue;
             }
         };

@@ -4,7 +4,7 @@ mod support;
 
 use sidetone_log::Fact;
 use sidetone_model::{CaptureTime, RecordingState, Tick, TrackId};
-use sidetone_store::{Query, Store, StoreError, StoreOptions, StoreReader};
+use sidetone_store::{Query, Store, StoreError, StoreOptions, StoreReader, VolumeState, Watermark};
 use std::path::Path;
 use support::{Opened, fact, header, id, open, options, recording};
 
@@ -202,6 +202,19 @@ fn damage_costs_what_it_hit_and_makes_the_recording_incomplete() {
     assert_eq!(shown.proof.unwrap().chunks, 19);
     assert_eq!(store.reader.statistics().unwrap().keeper.unwrap().damaged_chunks, 1);
     assert_eq!(store.reader.chunks(id(1), TrackId(0), Tick(0)..Tick(u64::MAX)).unwrap().count(), 19);
+}
+
+#[test]
+fn who_only_reads_calls_the_same_free_space_little() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = options();
+    // No disk has all of its size free.
+    options.space.low = Watermark { part: 1.0, bytes_max: u64::MAX };
+    let store = support::open_with(directory.path(), &options);
+    let state = |reader: &StoreReader| reader.statistics().unwrap().volumes[0].state;
+    assert_ne!(state(&store.reader), VolumeState::Ok);
+    let reader = StoreReader::open_with(directory.path(), Some(&options)).unwrap();
+    assert_eq!(state(&reader), state(&store.reader));
 }
 
 #[test]

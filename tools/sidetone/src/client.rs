@@ -36,13 +36,25 @@ impl Recorder {
         format!("the recorder (process {})", self.process)
     }
 
-    /// Sends a JSON document and gives the one that comes back.
+    /// Gives the JSON document at a target.
     ///
     /// # Errors
     /// No connection, no such answer, or the recorder's refusal with its remedy.
+    pub(crate) fn get(&self, target: &str) -> Result<Value> {
+        self.answer("GET", target, None)
+    }
+
+    /// Sends a JSON document and gives the one that comes back.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
     pub(crate) fn patch(&self, target: &str, document: &Value) -> Result<Value> {
+        self.answer("PATCH", target, Some(document))
+    }
+
+    fn answer(&self, method: &str, target: &str, document: Option<&Value>) -> Result<Value> {
         let mut text = String::new();
-        self.ask("PATCH", target, document)?.read_to_string(&mut text).context("the recorder's answer breaks off")?;
+        self.ask(method, target, document)?.read_to_string(&mut text).context("the recorder's answer breaks off")?;
         serde_json::from_str(&text).context("the recorder's answer is no JSON")
     }
 
@@ -57,7 +69,7 @@ impl Recorder {
         mut hear: impl FnMut(Value) -> Option<T>,
     ) -> Result<T> {
         let (mut last, mut moved) = (Value::Null, Instant::now());
-        for line in self.ask("POST", target, document)?.lines() {
+        for line in self.ask("POST", target, Some(document))?.lines() {
             let line: Value = match line {
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     return Err(self.hangs());
@@ -87,7 +99,7 @@ impl Recorder {
     }
 
     /// The body of the answer.
-    fn ask(&self, method: &str, target: &str, document: &Value) -> Result<impl BufRead + use<>> {
+    fn ask(&self, method: &str, target: &str, document: Option<&Value>) -> Result<impl BufRead + use<>> {
         let path = socket(&self.store);
         let connected = UnixStream::connect(&path).and_then(|socket| {
             socket.set_read_timeout(Some(self.patience))?;
@@ -103,7 +115,7 @@ impl Recorder {
                 path.display()
             )
         })?;
-        let body = document.to_string();
+        let body = document.map(Value::to_string).unwrap_or_default();
         // HTTP/1.0: the answer ends with the connection and is not chunked.
         let request = format!(
             "{method} {target} HTTP/1.0\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",

@@ -9,7 +9,7 @@ use sidetone_engine::{EngineConfig, EventSink, Setup};
 use sidetone_media::TrackConfig;
 use sidetone_model::{NodeName, Seed};
 use sidetone_signalling::SipConfig;
-use sidetone_store::{JournalConfig, SegmentConfig, SpaceOptions, StoreOptions, Watermark};
+use sidetone_store::{JournalConfig, SegmentConfig, SpaceOptions, StoreOptions, VolumeStatistics, Watermark};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -122,6 +122,19 @@ impl Store {
             );
         }
         Ok(())
+    }
+
+    /// What an operator should know of the directories that are to be volumes and are none of the store's.
+    pub(crate) fn not_volumes(&self, volumes: &[VolumeStatistics]) -> Vec<String> {
+        let is_none = |directory: &&PathBuf| volumes.iter().all(|volume| volume.directory != **directory);
+        let tell = |directory: &PathBuf| {
+            format!(
+                "{} is named in [store] volumes and is no volume of the store: mount its file system, or start once with \
+                 create_volumes = true, which makes a volume of it",
+                directory.display()
+            )
+        };
+        self.volumes.iter().filter(is_none).map(tell).collect()
     }
 
     /// How the store is opened for writing.

@@ -2,6 +2,8 @@
 //!
 //! Exit codes: 0 done; 1 the work failed or something was lost; 2 it could not begin: configuration, privileges, files.
 #![forbid(unsafe_code)]
+// They panic when a pipe is closed or a disk full: `output` has what does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod client;
 mod config;
@@ -14,8 +16,10 @@ mod store;
 mod tag;
 
 use anyhow::{Context, Result};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use config::{Config, SAMPLE};
+use output::NotPrinted;
+use rustix::fs::Mode;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -76,9 +80,9 @@ struct ReplayArguments {
     /// Capture files, replayed one after the other.
     #[arg(required = true, value_name = "CAPTURE")]
     captures: Vec<PathBuf>,
-    /// Store directory; made when it does not exist.
-    #[arg(long, value_name = "DIR")]
-    store: PathBuf,
+    /// Store directory; made when it does not exist. Replaces the configured one.
+    #[arg(long, value_name = "DIR", required_unless_present = "config")]
+    store: Option<PathBuf>,
     /// Configuration file (TOML).
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -109,20 +113,41 @@ enum ConfigCommand {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let result = match cli.command {
+    let arguments = Cli::command().try_get_matches();
+    let json = arguments.as_ref().is_ok_and(wants_json);
+    let result = match arguments.and_then(|arguments| Cli::from_arg_matches(&arguments)) {
+        Ok(cli) => command(cli.command),
+        // Also help and version, which are asked for.
+        Err(usage) => output::printed(usage.print()).map(|()| if usage.use_stderr() { 2.into() } else { 0.into() }),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            output::complain(&error, json);
+            ExitCode::from(if error.is::<NotPrinted>() { 1 } else { 2 })
+        }
+    }
+}
+
+/// Whether the command has --json, and it is given.
+fn wants_json(arguments: &ArgMatches) -> bool {
+    match arguments.subcommand() {
+        Some((_, arguments)) => wants_json(arguments),
+        None => arguments.try_get_one("json").is_ok_and(|json| json == Some(&true)),
+    }
+}
+
+fn command(command: Command) -> Result<ExitCode> {
+    // Recordings are nobody else's business, in whatever file. An exported one is made as its user makes files.
+    if !matches!(command, Command::Recordings(recordings::Command::Export(_))) {
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    }
+    match command {
         Command::Run(arguments) => run(arguments),
         Command::Replay(arguments) => replay_captures(&arguments),
         Command::Recordings(command) => recordings::recordings(&command),
         Command::Store(command) => store::store(&command),
         Command::Config(command) => configuration(&command),
-    };
-    match result {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("sidetone: {}", output::one_line(&error));
-            ExitCode::from(2)
-        }
     }
 }
 
@@ -147,7 +172,8 @@ fn replay_captures(arguments: &ReplayArguments) -> Result<ExitCode> {
         level: std::env::var("SIDETONE_LOG").unwrap_or("warn".into()),
         ..config.log.clone()
     })?;
-    replay::replay(&config, &arguments.captures, &arguments.store, arguments.json)
+    let directory = arguments.store.as_deref().unwrap_or(&config.store.directory);
+    replay::replay(&config, &arguments.captures, directory, arguments.json)
 }
 
 fn configuration(command: &ConfigCommand) -> Result<ExitCode> {
@@ -157,19 +183,18 @@ fn configuration(command: &ConfigCommand) -> Result<ExitCode> {
             if *json {
                 output::print_json(&serde_json::json!({ "file": config, "valid": true, "effective": effective }))?;
             } else {
-                println!("{} can be used", config.display());
+                output::print(format_args!("{} can be used\n", config.display()))?;
             }
         }
-        ConfigCommand::Print { config: None, json: false } => print!("{SAMPLE}"),
+        ConfigCommand::Print { config: None, json: false } => output::print(SAMPLE)?,
         ConfigCommand::Print { config, json } => {
             let effective = Config::load(config.as_deref())?;
             if *json {
                 output::print_json(&effective)?;
             } else {
-                print!(
-                    "{}",
-                    toml::to_string_pretty(&effective).context("the configuration cannot be written as TOML")?
-                );
+                output::print(
+                    toml::to_string_pretty(&effective).context("the configuration cannot be written as TOML")?,
+                )?;
             }
         }
     }

@@ -1,10 +1,11 @@
-//! What the binary says: log lines, errors in one line, JSON.
+//! What the binary says: log lines, errors in one line, results. Nothing else writes to standard output or standard error.
 
 use crate::config::{Log, LogFormat};
 use anyhow::{Context, Result};
 use serde::Serialize;
 use sidetone_model::{PartyRole, Recording, RecordingState};
-use std::io::{IsTerminal, Write};
+use std::fmt;
+use std::io::{self, ErrorKind, IsTerminal, Write};
 use tracing_subscriber::EnvFilter;
 
 /// Starts the log on standard error.
@@ -13,8 +14,10 @@ pub(crate) fn start_log(log: &Log) -> Result<()> {
         EnvFilter::try_new(&log.level).with_context(|| format!("[log] level = \"{}\" is no filter", log.level))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+        .with_writer(io::stderr)
+        // It would tell on standard error, and panic, that standard error takes no more.
+        .log_internal_errors(false)
+        .with_ansi(io::stderr().is_terminal());
     match log.format {
         LogFormat::Text => builder.init(),
         LogFormat::Json => builder.json().init(),
@@ -37,16 +40,50 @@ pub(crate) fn one_line(error: &anyhow::Error) -> String {
     line
 }
 
-/// Prints a value as indented JSON. A closed pipe is no error.
-pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    let text = serde_json::to_string_pretty(value).context("the result cannot be written as JSON")?;
-    match writeln!(out, "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to standard output")
-        }
+/// A result could not be printed: with this in its chain, an error is none of the work itself.
+#[derive(Debug)]
+pub(crate) struct NotPrinted;
+
+impl fmt::Display for NotPrinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cannot write to standard output")
+    }
+}
+
+/// What became of writing to standard output. A closed pipe is no error: who reads has seen enough.
+pub(crate) fn printed(written: io::Result<()>) -> Result<()> {
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context(NotPrinted),
         _ => Ok(()),
     }
+}
+
+/// Prints text as it is.
+pub(crate) fn print(text: impl fmt::Display) -> Result<()> {
+    let mut out = io::stdout().lock();
+    printed(write!(out, "{text}").and_then(|()| out.flush()))
+}
+
+/// Prints a value as indented JSON.
+pub(crate) fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).context("the result cannot be written as JSON")?;
+    print(format_args!("{text}\n"))
+}
+
+/// Says something on standard error, if that takes it.
+pub(crate) fn remark(text: impl fmt::Display) {
+    say(format_args!("sidetone: {text}"));
+}
+
+/// Says on standard error why a command fails; as a JSON document to who wants its result as one.
+pub(crate) fn complain(error: &anyhow::Error, json: bool) {
+    let text = one_line(error);
+    if json { say(serde_json::json!({ "error": text })) } else { remark(text) }
+}
+
+fn say(line: impl fmt::Display) {
+    // There is nowhere left to tell that it cannot be told.
+    writeln!(io::stderr(), "{line}").ok();
 }
 
 /// Recordings for people: one line each, with a heading.
@@ -88,15 +125,15 @@ pub(crate) fn recordings_table(recordings: &[Recording]) -> String {
     table
 }
 
-/// A document as `path = value` lines: for people, and for grep.
-pub(crate) fn print_flat(path: &str, value: &serde_json::Value) {
+/// A document as lines of a path and its value: for people, and for grep.
+pub(crate) fn flat(path: &str, value: &serde_json::Value) -> String {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     match value {
-        serde_json::Value::Object(fields) => fields.iter().for_each(|(name, field)| print_flat(&below(name), field)),
+        serde_json::Value::Object(fields) => fields.iter().map(|(name, field)| flat(&below(name), field)).collect(),
         serde_json::Value::Array(items) if !items.is_empty() => {
-            items.iter().enumerate().for_each(|(index, item)| print_flat(&format!("{path}[{index}]"), item));
+            items.iter().enumerate().map(|(index, item)| flat(&format!("{path}[{index}]"), item)).collect()
         }
-        serde_json::Value::String(text) => println!("{path:<44} {text}"),
-        other => println!("{path:<44} {other}"),
+        serde_json::Value::String(text) => format!("{path:<44} {text}\n"),
+        other => format!("{path:<44} {other}\n"),
     }
 }

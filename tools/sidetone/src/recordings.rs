@@ -1,6 +1,6 @@
 //! `sidetone recordings`: reading a store, also beside a running recorder.
 
-use crate::output::{print_flat, print_json, recordings_table};
+use crate::output::{flat, print, print_json, recordings_table};
 use crate::search::SearchArguments;
 use crate::tag::{self, TagArguments};
 use anyhow::{Context, Result, bail};
@@ -124,13 +124,14 @@ fn list(arguments: &ListArguments) -> Result<ExitCode> {
         }
         print_json(&document)?;
     } else {
-        print!("{}", recordings_table(&recordings));
+        let mut text = recordings_table(&recordings);
         if more {
-            println!("… and more: raise --limit or narrow the search (--help names the conditions)");
+            text += "… and more: raise --limit or narrow the search (--help names the conditions)\n";
         }
         if let Some(Count { recordings, exact }) = count {
-            println!("{}{recordings} recordings match", if exact { "" } else { "about " });
+            text += &format!("{}{recordings} recordings match\n", if exact { "" } else { "about " });
         }
+        print(text)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -141,7 +142,7 @@ fn show(id: RecordingId, directory: &Path, json: bool) -> Result<ExitCode> {
         print_json(&recording)?;
     } else {
         let document = serde_json::to_value(&recording).context("the recording cannot be shown")?;
-        print_flat("", &document);
+        print(flat("", &document))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -185,11 +186,12 @@ fn export(arguments: &ExportArguments) -> Result<ExitCode> {
         let gaps: Vec<_> = lost.iter().map(gap).collect();
         print_json(&json!({ "id": arguments.id, "file": path, "bytes": rendition.len(), "gaps": gaps }))?;
     } else {
-        println!("{} ({} bytes)", path.display(), rendition.len());
+        let mut text = format!("{} ({} bytes)\n", path.display(), rendition.len());
         for Lost { track, ticks, reason } in &lost {
             let (from, to) = (ticks.start.start(), ticks.end.start());
-            println!("  gap: track {} is silent from {from} to {to}: {reason}", track.0);
+            text += &format!("  gap: track {} is silent from {from} to {to}: {reason}\n", track.0);
         }
+        print(text)?;
     }
     // The file is there, and something is missing from it.
     Ok(if lost.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })

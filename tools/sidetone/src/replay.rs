@@ -1,7 +1,7 @@
 //! `sidetone replay`: capture files through the same data plane, by their own clocks.
 
 use crate::config::Config;
-use crate::output::{print_json, recordings_table};
+use crate::output::{print, print_json, recordings_table, remark};
 use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -65,7 +65,7 @@ pub(crate) fn replay(config: &Config, captures: &[PathBuf], directory: &Path, js
         let digest = file_digest(capture)?;
         let sha256: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         if document.captures.iter().any(|known| known.sha256 == sha256) {
-            eprintln!("sidetone: {} is the same capture as one before it; it is taken once", capture.display());
+            remark(format_args!("{} is the same capture as one before it; it is taken once", capture.display()));
             continue;
         }
         let already_in_store = store.reader.has_replayed(&sha256)?;
@@ -95,7 +95,7 @@ pub(crate) fn replay(config: &Config, captures: &[PathBuf], directory: &Path, js
     if json {
         print_json(&document)?;
     } else {
-        print_text(&document);
+        print(document_text(&document))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -160,7 +160,7 @@ fn replay_one(config: &Config, capture: &Path, digest: [u8; 32], store: Store) -
         .with_context(|| format!("cannot replay {}", capture.display()))?;
     bar.finish_and_clear();
     if summary.truncated {
-        eprintln!("sidetone: {} ends in the middle of a packet; it was replayed up to there", capture.display());
+        remark(format_args!("{} ends in the middle of a packet; it was replayed up to there", capture.display()));
     }
     let (ids, not_recorded) = std::mem::take(&mut *heard.lock().unwrap_or_else(PoisonError::into_inner));
     let mut recordings = Vec::new();
@@ -192,13 +192,14 @@ fn add(document: &mut Document, outcome: Outcome) {
     }
 }
 
-fn print_text(document: &Document) {
+fn document_text(document: &Document) -> String {
+    let mut text = String::new();
     for capture in document.captures.iter().filter(|capture| capture.already_in_store) {
-        println!("{} was replayed into this store before: nothing added", capture.file.display());
+        text += &format!("{} was replayed into this store before: nothing added\n", capture.file.display());
     }
-    print!("{}", recordings_table(&document.recordings));
-    println!(
-        "\n{} calls seen, {} recordings, {} calls not recorded, {} streams without a call",
+    text += &recordings_table(&document.recordings);
+    text += &format!(
+        "\n{} calls seen, {} recordings, {} calls not recorded, {} streams without a call\n",
         document.calls_seen,
         document.recordings.len(),
         document.calls_not_recorded.len(),
@@ -207,18 +208,19 @@ fn print_text(document: &Document) {
     for call in &document.calls_not_recorded {
         let reason = serde_json::to_value(call.reason).ok();
         let reason = reason.as_ref().and_then(|reason| reason.as_str()).unwrap_or("unknown");
-        println!("  not recorded: {} ({reason})", call.call_id);
+        text += &format!("  not recorded: {} ({reason})\n", call.call_id);
     }
     let packets = &document.packets;
     let dropped: Vec<String> = packets.dropped.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    println!(
-        "{} packets: {} on tracks, {} signalling, {} RTCP, dropped: {}",
+    text += &format!(
+        "{} packets: {} on tracks, {} signalling, {} RTCP, dropped: {}\n",
         packets.received,
         packets.track,
         packets.signalling,
         packets.rtcp,
         if dropped.is_empty() { "none".into() } else { dropped.join(", ") }
     );
+    text
 }
 
 fn progress_bar(capture: &Path, bytes: u64) -> ProgressBar {

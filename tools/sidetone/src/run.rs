@@ -250,6 +250,7 @@ struct Appliance {
     started_at: CaptureTime,
     running: std::sync::OnceLock<(Observed, Vec<PortInfo>)>,
     interfaces: Vec<String>,
+    store: crate::config::Store,
     stopping: AtomicBool,
     failed: AtomicBool,
 }
@@ -263,6 +264,7 @@ impl Appliance {
             started_at: CaptureTime::ZERO.saturating_add(since_epoch),
             running: std::sync::OnceLock::new(),
             interfaces: config.capture.interfaces.clone(),
+            store: config.store.clone(),
             stopping: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         }
@@ -290,6 +292,9 @@ impl Live for Appliance {
             }
         };
         let (refused, mut warnings) = storage_troubles(&volumes);
+        if !volumes.is_empty() {
+            warnings.extend(self.store.not_volumes(&volumes));
+        }
         reasons.extend(refused);
         match self.running.get() {
             None => reasons.push(format!("capture on {} is starting", self.interfaces.join(", "))),
@@ -330,7 +335,7 @@ impl Live for Appliance {
 }
 
 /// Why no recording may begin, and what an operator should look after.
-fn storage_troubles(volumes: &[VolumeStatistics]) -> (Option<String>, Vec<String>) {
+pub(crate) fn storage_troubles(volumes: &[VolumeStatistics]) -> (Option<String>, Vec<String>) {
     let name = |volume: &VolumeStatistics| format!("volume {} ({})", volume.volume.0, volume.directory.display());
     let trouble = |volume: &VolumeStatistics| {
         let what = match volume.state {

@@ -10,11 +10,11 @@ use sidetone_store::Filter;
 #[derive(Args)]
 #[command(next_help_heading = "Which recordings")]
 pub(crate) struct SearchArguments {
-    /// Started at or after this time (RFC 3339).
-    #[arg(long, value_name = "TIME")]
+    /// Started at or after this time (RFC 3339); a date alone is its first moment, in UTC.
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
     from: Option<CaptureTime>,
-    /// Started before this time (RFC 3339).
-    #[arg(long, value_name = "TIME")]
+    /// Started before this time (RFC 3339); a date alone is its first moment, in UTC.
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
     to: Option<CaptureTime>,
     /// Words, each of which is part of a party's number, name or address, or of a user.
     #[arg(long, value_name = "WORDS")]
@@ -106,6 +106,11 @@ impl SearchArguments {
             anyhow!("--{option} {problem}: {}", unusable.remedy)
         })
     }
+}
+
+fn parse_time(text: &str) -> Result<CaptureTime, String> {
+    let is_date = text.len() == "2026-01-31".len() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+    if is_date { format!("{text}T00:00:00Z").parse() } else { text.parse() }
 }
 
 fn parse_state(text: &str) -> Result<StateCondition, String> {

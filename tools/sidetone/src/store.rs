@@ -1,8 +1,10 @@
 //! `sidetone store`: sizes, checks, a new catalog, backups.
 
 use crate::client::Recorder;
-use crate::output::{print_flat, print_json};
+use crate::config::Config;
+use crate::output::{flat, print, print_json, remark};
 use crate::recordings::StoreDirectory;
+use crate::run::storage_troubles;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,10 +23,14 @@ const BAD_PLACES_SHOWN: usize = 100;
 
 #[derive(Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Sizes and counts of a store.
+    /// Sizes and counts of a store, and what is wrong with its volumes.
     Stats {
-        #[command(flatten)]
-        store: StoreDirectory,
+        /// Store directory. May be in use by a running recorder. Replaces the configured one.
+        #[arg(long, value_name = "DIR")]
+        store: Option<PathBuf>,
+        /// Configuration file (TOML) with which the store is used: it says what its volumes are, and how much free space is little.
+        #[arg(long, short, value_name = "FILE")]
+        config: Option<PathBuf>,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -49,8 +55,9 @@ pub(crate) enum StoreCommand {
     /// again afterwards.
     #[command(after_help = "Example:\n  sidetone store rebuild --store /var/lib/sidetone")]
     Rebuild {
-        #[command(flatten)]
-        store: StoreDirectory,
+        /// Store directory. Must not be in use.
+        #[arg(long, value_name = "DIR", default_value = "/var/lib/sidetone")]
+        store: PathBuf,
         /// Take the new catalog, even if it misses recordings that the old one has.
         #[arg(long)]
         accept_missing: bool,
@@ -137,23 +144,33 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 
 pub(crate) fn store(command: &StoreCommand) -> Result<ExitCode> {
     match command {
-        StoreCommand::Stats { store, json } => stats(&store.directory, *json),
+        StoreCommand::Stats { store, config, json } => stats(store.as_deref(), config.as_deref(), *json),
         StoreCommand::Verify(arguments) => verify(arguments),
         StoreCommand::Rebuild { store, accept_missing, json } => {
-            rebuild(&store.directory, &RebuildOptions { accept_missing: *accept_missing }, *json)
+            rebuild(store, &RebuildOptions { accept_missing: *accept_missing }, *json)
         }
         StoreCommand::Backup(arguments) => backup(arguments),
         StoreCommand::Restore(arguments) => restore(arguments),
     }
 }
 
-fn stats(directory: &Path, json: bool) -> Result<ExitCode> {
-    let statistics = StoreReader::open(directory)?.statistics()?;
+fn stats(store: Option<&Path>, config: Option<&Path>, json: bool) -> Result<ExitCode> {
+    let config = Config::load(config)?;
+    let directory = store.unwrap_or(&config.store.directory);
+    let options = config.store.options(config.node_name());
+    let statistics = StoreReader::open_with(directory, Some(&options))?.statistics()?;
+    // As the running recorder tells it.
+    let (refused, mut warnings) = storage_troubles(&statistics.volumes);
+    warnings.extend(refused);
+    if directory == config.store.directory {
+        warnings.extend(config.store.not_volumes(&statistics.volumes));
+    }
+    let mut document = serde_json::to_value(&statistics).context("the statistics cannot be shown")?;
+    document["warnings"] = json!(warnings);
     if json {
-        print_json(&statistics)?;
+        print_json(&document)?;
     } else {
-        let document = serde_json::to_value(&statistics).context("the statistics cannot be shown")?;
-        print_flat("", &document);
+        print(flat("", &document))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -165,7 +182,7 @@ fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
     if arguments.json {
         print_json(&report)?;
     } else {
-        print_report(&report, start.elapsed().as_secs_f64());
+        print(report_text(&report, start.elapsed().as_secs_f64()))?;
     }
     Ok(code(report.is_clean()))
 }
@@ -188,19 +205,21 @@ fn code(is_well: bool) -> ExitCode {
     if is_well { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
-fn print_report(report: &VerifyReport, seconds: f64) {
+fn report_text(report: &VerifyReport, seconds: f64) -> String {
+    let mut text = String::new();
     for place in report.bad.iter().take(BAD_PLACES_SHOWN) {
-        println!("{}", bad_place(place));
+        text += &bad_place(place);
+        text += "\n";
     }
     let untold = report.bad_places.saturating_sub(BAD_PLACES_SHOWN as u64);
     if untold > 0 {
-        println!("… and {untold} more");
+        text += &format!("… and {untold} more\n");
     }
     for Skipped { volume, file, from, why } in &report.skipped {
-        println!("not checked: volume {} {file} from byte {from} on: {why}", volume.0);
+        text += &format!("not checked: volume {} {file} from byte {from} on: {why}\n", volume.0);
     }
-    println!(
-        "{} files, {} bytes, {} chunks, {} facts, {} runs, {} recordings checked in {seconds:.1} s: {}",
+    text += &format!(
+        "{} files, {} bytes, {} chunks, {} facts, {} runs, {} recordings checked in {seconds:.1} s: {}\n",
         report.files,
         report.bytes,
         report.chunks,
@@ -213,6 +232,7 @@ fn print_report(report: &VerifyReport, seconds: f64) {
             places => format!("{places} damaged or missing places"),
         }
     );
+    text
 }
 
 /// Where it lies, what it is, and whose it was.
@@ -249,7 +269,7 @@ fn rebuild(directory: &Path, options: &RebuildOptions, json: bool) -> Result<Exi
     });
     bar.finish_and_clear();
     if let Err(error @ StoreError::RecordingsMissing { missing, some }) = &done {
-        eprintln!("sidetone: {error}");
+        remark(error);
         if json {
             print_json(&json!({ "missing": missing, "some": some }))?;
         }
@@ -267,13 +287,14 @@ fn rebuild(directory: &Path, options: &RebuildOptions, json: bool) -> Result<Exi
     if json {
         print_json(&done)?;
     } else {
-        println!(
-            "a new catalog from {segments} segments with {runs} runs, and {records} records of journals, in {:.1} s",
+        let mut text = format!(
+            "a new catalog from {segments} segments with {runs} runs, and {records} records of journals, in {:.1} s\n",
             start.elapsed().as_secs_f64()
         );
         if damaged_places > 0 {
-            println!("{damaged_places} places could not be read: `sidetone store verify` names them");
+            text += &format!("{damaged_places} places could not be read: `sidetone store verify` names them\n");
         }
+        print(text)?;
     }
     Ok(code(damaged_places == 0))
 }
@@ -313,21 +334,23 @@ fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
     if arguments.json {
         print_json(&json!({ "directory": directory, "through": through, "result": report }))?;
     } else {
-        println!("{} holds a backup, made through {through}: {}", directory.display(), copied(done));
+        let mut text = format!("{} holds a backup, made through {through}: {}\n", directory.display(), copied(done));
         if done.volumes_missing > 0 {
-            println!("{} volumes are missing: of them it holds what earlier backups had", done.volumes_missing);
+            let missing = done.volumes_missing;
+            text += &format!("{missing} volumes are missing: of them it holds what earlier backups had\n");
         }
+        print(text)?;
     }
     for Differing { copy, file, what } in differing {
-        eprintln!("DIFFERS {} from {}: {what}", copy.display(), file.display());
+        remark(format_args!("DIFFERS {} from {}: {what}", copy.display(), file.display()));
     }
     if !differing.is_empty() {
-        eprintln!(
-            "sidetone: {} finished files of the store are gone, or not those of the backup, which keeps its own: run `sidetone store verify \
+        remark(format_args!(
+            "{} finished files of the store are gone, or not those of the backup, which keeps its own: run `sidetone store verify \
              --store {}`; if the store is damaged, put these files back or restore the backup, else make a new backup in an empty directory",
             differing.len(),
             store.display()
-        );
+        ));
     }
     Ok(code(report.is_whole()))
 }
@@ -342,7 +365,7 @@ fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
     let done = sidetone_store::restore(&arguments.directory, &arguments.store, &volumes, &mut progress)?;
     bar.finish_and_clear();
     if !arguments.json {
-        println!("{} is a store: {}", arguments.store.display(), copied(&done));
+        print(format_args!("{} is a store: {}\n", arguments.store.display(), copied(&done)))?;
     }
     let start = Instant::now();
     let report = match arguments.no_verify {
@@ -352,7 +375,7 @@ fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
     if arguments.json {
         print_json(&json!({ "store": arguments.store, "result": done, "check": report }))?;
     } else if let Some(report) = &report {
-        print_report(report, start.elapsed().as_secs_f64());
+        print(report_text(report, start.elapsed().as_secs_f64()))?;
     }
     Ok(code(report.is_none_or(|report| report.is_clean())))
 }

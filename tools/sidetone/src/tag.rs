@@ -2,7 +2,7 @@
 
 use crate::client::Recorder;
 use crate::config::Config;
-use crate::output::print_json;
+use crate::output::{print, print_json};
 use crate::recordings::StoreDirectory;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -56,29 +56,36 @@ pub(crate) fn tag(arguments: &TagArguments) -> Result<ExitCode> {
     let directory = &arguments.store.directory;
     let mut options = StoreOptions::new(Config::default().node_name());
     options.create = false;
-    let (annotations, through) = match Store::open(directory, &options) {
-        Ok(store) => (on_store(store, arguments)?, "the store".to_owned()),
+    let (before, annotations, through) = match Store::open(directory, &options) {
+        Ok(store) => {
+            let before = store.reader.annotations(arguments.id)?;
+            (before, on_store(store, arguments)?, "the store".to_owned())
+        }
         Err(StoreError::Locked { path, process }) => through_recorder(arguments, &Recorder::new(&path, &process))?,
         Err(error) => return Err(error.into()),
     };
+    let not_there: Vec<_> = arguments.remove.iter().filter(|key| !before.tags.contains_key(*key)).collect();
     if arguments.json {
-        print_json(&json!({ "id": arguments.id, "annotations": annotations, "through": through }))?;
+        print_json(
+            &json!({ "id": arguments.id, "annotations": annotations, "not_there": not_there, "through": through }),
+        )?;
     } else {
-        for (key, value) in &annotations.tags {
-            println!("{key}={value}");
-        }
-        println!("changed through {through}");
+        let mut text: String = annotations.tags.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+        text.extend(not_there.iter().map(|key| format!("there was no tag {key} to remove\n")));
+        print(format_args!("{text}changed through {through}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn through_recorder(arguments: &TagArguments, recorder: &Recorder) -> Result<(Annotations, String)> {
+/// The annotations before and after, and who has changed them.
+fn through_recorder(arguments: &TagArguments, recorder: &Recorder) -> Result<(Annotations, Annotations, String)> {
     let set = arguments.tags.iter().map(|tag| (tag.key.as_str(), Some(tag.value.as_str())));
     let tags: BTreeMap<_, _> = set.chain(arguments.remove.iter().map(|key| (key.as_str(), None))).collect();
-    let target = format!("/api/v1/recordings/{}/annotations", arguments.id);
-    let answer = recorder.patch(&target, &json!({ "tags": tags }))?;
-    let annotations = serde_json::from_value(answer).context("the recorder's answer is no set of annotations")?;
-    Ok((annotations, recorder.name()))
+    let recording = format!("/api/v1/recordings/{}", arguments.id);
+    let before = recorder.get(&recording)?["annotations"].take();
+    let after = recorder.patch(&format!("{recording}/annotations"), &json!({ "tags": tags }))?;
+    let read = |answer| serde_json::from_value(answer).context("the recorder's answer is no set of annotations");
+    Ok((read(before)?, read(after)?, recorder.name()))
 }
 
 /// The store as this process's own, for as long as it takes.

@@ -3,7 +3,8 @@
 mod support;
 
 use std::path::Path;
-use support::{path, refused, sidetone, text};
+use std::process::{Command, Stdio};
+use support::{path, refused, sidetone, store_of_two_calls, text};
 
 #[test]
 fn what_cannot_begin_is_refused_with_cause_and_remedy() {
@@ -28,6 +29,7 @@ fn what_cannot_begin_is_refused_with_cause_and_remedy() {
     refused(&["run", "--store", &store, "--interface", "lo", "--listen", &address], &[&address, "in use"]);
 
     refused(&["replay", "/nonexistent.pcap", "--store", &store], &["/nonexistent.pcap"]);
+    refused(&["replay", "/nonexistent.pcap", "--store", &store, "--json"], &["/nonexistent.pcap"]);
     let garbage = path(directory.path(), "garbage.pcap");
     std::fs::write(&garbage, vec![0x5a; 4096]).unwrap();
     refused(&["replay", &garbage, "--store", &store], &["garbage.pcap", "not a capture file"]);
@@ -36,7 +38,11 @@ fn what_cannot_begin_is_refused_with_cause_and_remedy() {
     std::fs::create_dir(&foreign).unwrap();
     std::fs::write(path(Path::new(&foreign), "letters.txt"), "dear").unwrap();
     refused(&["recordings", "list", "--store", &foreign], &["foreign"]);
-    refused(&["recordings", "list", "--store", "/nonexistent-store"], &["/nonexistent-store"]);
+    for json in [&[][..], &["--json"]] {
+        refused(&[&["recordings", "list", "--store", "/nonexistent-store"], json].concat(), &["/nonexistent-store"]);
+    }
+    let output = sidetone(&["replay", "call.pcap"]);
+    assert!(output.status.code() == Some(2) && text(&output.stderr).contains("--store"), "{}", text(&output.stderr));
 }
 
 #[test]
@@ -117,8 +123,11 @@ fn a_truncated_capture_is_replayed_up_to_its_end_and_says_so() {
     let whole = std::fs::read(&capture).unwrap();
     std::fs::write(&capture, &whole[..whole.len() / 2 + 7]).unwrap();
     let store = path(directory.path(), "store");
-    let output = sidetone(&["replay", &capture, "--store", &store, "--json"]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
+    // The store that the configuration names.
+    let config = path(directory.path(), "sidetone.toml");
+    std::fs::write(&config, format!("[store]\ndirectory = \"{store}\"\n")).unwrap();
+    let output = sidetone(&["replay", &capture, "-c", &config, "--json"]);
+    assert!(output.status.success() && Path::new(&store).exists(), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("ends in the middle of a packet"), "{}", text(&output.stderr));
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["captures"][0]["truncated"], true);
@@ -141,6 +150,77 @@ fn a_capture_that_is_damaged_in_the_middle_leaves_no_call_running() {
     let recordings = listed["recordings"].as_array().unwrap();
     assert!(!recordings.is_empty(), "what was read is kept");
     assert!(recordings.iter().all(|recording| recording["state"] != "active"), "{listed:#}");
+}
+
+#[test]
+fn a_closed_pipe_ends_a_command_quietly_and_a_full_disk_with_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let [store, copy, restored, config] =
+        ["store", "copy", "restored", "sidetone.toml"].map(|name| path(directory.path(), name));
+    let ids = store_of_two_calls(directory.path(), &store);
+    std::fs::write(&config, "").unwrap();
+    let capture = path(directory.path(), "calls.pcap");
+    // The second time a file is there already; that comes before anything is printed.
+    let files = ["a", "b", "c", "d"].map(|name| path(directory.path(), name));
+    let on = ["--store", store.as_str()];
+    let mut files = files.iter();
+    for json in [&[][..], &["--json"]] {
+        let mut commands = vec![
+            vec!["recordings", "list", "--count"],
+            vec!["recordings", "show", &ids[0]],
+            vec!["recordings", "tag", &ids[0], "a=b"],
+            vec!["store", "stats"],
+            vec!["store", "verify"],
+            vec!["store", "rebuild"],
+            vec!["store", "backup", &copy],
+            vec!["replay", &capture],
+        ];
+        commands.iter_mut().for_each(|command| command.extend(on.iter().chain(json)));
+        commands.push([&["config", "check", "--config", &config][..], json].concat());
+        commands.push([&["config", "print"][..], json].concat());
+        commands.push([&["config", "print", "--config", &config][..], json].concat());
+        if json.is_empty() {
+            commands.extend([vec!["--help"], vec!["--version"], vec!["store", "rebuild", "--help"]]);
+        }
+        for (full, code) in [(false, 0), (true, 1)] {
+            let mut commands = commands.clone();
+            commands.push([&["recordings", "export", &ids[0], "-o", files.next().unwrap()][..], &on, json].concat());
+            commands.push([&["store", "restore", copy.as_str(), "--store", &restored][..], json].concat());
+            for command in &commands {
+                let out: Stdio = match full {
+                    true => std::fs::File::options().write(true).open("/dev/full").unwrap().into(),
+                    // The reading end is gone.
+                    false => std::io::pipe().unwrap().1.into(),
+                };
+                let mut process = Command::new(env!("CARGO_BIN_EXE_sidetone"));
+                let output = process.args(command).stdout(out).stderr(Stdio::piped()).output().unwrap();
+                let said = text(&output.stderr);
+                assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
+                assert_eq!(
+                    said.contains("cannot write to standard output: No space left"),
+                    full,
+                    "{command:?}: {said}"
+                );
+                assert_eq!(said.lines().count(), usize::from(full), "{command:?}: {said}");
+            }
+            std::fs::remove_dir_all(&restored).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_any_more_ends_no_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let capture = path(directory.path(), "calls.pcap");
+    support::two_calls(Path::new(&capture));
+    let mut process = Command::new(env!("CARGO_BIN_EXE_sidetone"));
+    process.args(["replay", &capture, "--store", &path(directory.path(), "store")]).env("SIDETONE_LOG", "debug");
+    let output = process.stderr(std::io::pipe().unwrap().1).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    // An error has nowhere to go, either.
+    let mut process = Command::new(env!("CARGO_BIN_EXE_sidetone"));
+    let output = process.args(["replay", "/nonexistent"]).stderr(std::io::pipe().unwrap().1).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
 }
 
 /// Recordings, chunks and bytes of audio in the store.

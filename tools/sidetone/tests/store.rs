@@ -5,6 +5,7 @@ mod support;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use support::{Recorder, is_root, json_of, path, refused, sidetone, store_of_two_calls, text};
 
 fn listed(store: &str, conditions: &[&str]) -> Vec<String> {
@@ -57,6 +58,10 @@ fn recordings_are_found_by_every_condition_and_counted() {
     ] {
         assert!(listed(&store, conditions).is_empty(), "{conditions:?}");
     }
+    // A date alone is its first moment.
+    let (day, _) = recording["started_at"].as_str().unwrap().split_once('T').unwrap();
+    assert_eq!(listed(&store, &["--from", day]).len(), 2);
+    assert!(listed(&store, &["--to", day]).is_empty());
     let counted = json_of(&["recordings", "list", "--store", &store, "--limit", "1", "--count", "--json"], 0);
     assert_eq!(counted["count"], json!({ "value": 2, "exact": true }));
     assert_eq!((counted["recordings"].as_array().unwrap().len(), &counted["more"]), (1, &json!(true)));
@@ -80,8 +85,11 @@ fn tags_are_set_and_removed_on_a_store_that_nobody_has_open() {
     assert_eq!(answer["through"], "the store");
     assert_eq!(show(&store, &ids[0])["annotations"], answer["annotations"]);
     assert_eq!(listed(&store, &["--tag", "case=17", "--tag", "who"]), [ids[0].clone()]);
-    let answer = tag(&["--remove", "case", "seen="]);
+    let answer = tag(&["--remove", "case", "seen=", "--remove", "cause"]);
     assert_eq!(answer["annotations"]["tags"], json!({ "seen": "", "who": "Ada = L." }));
+    assert_eq!(answer["not_there"], json!(["cause"]));
+    let output = sidetone(&["recordings", "tag", &ids[0], "--store", &store, "--remove", "case"]);
+    assert!(text(&output.stdout).contains("there was no tag case to remove\n"), "{}", text(&output.stdout));
     assert!(listed(&store, &["--tag", "case"]).is_empty());
 
     let on = ["--store", store.as_str()];
@@ -107,8 +115,9 @@ fn beside_a_running_recorder_tags_go_through_it_and_a_rebuild_is_refused() {
     let store = path(directory.path(), "store");
     let ids = store_of_two_calls(directory.path(), &store);
     let recorder = Recorder::start(directory.path(), &store, "");
-    let answer = json_of(&["recordings", "tag", &ids[1], "case=18", "--store", &store, "--json"], 0);
-    assert_eq!(answer["annotations"]["tags"]["case"], "18");
+    let answer =
+        json_of(&["recordings", "tag", &ids[1], "case=18", "--remove", "seen", "--store", &store, "--json"], 0);
+    assert_eq!((&answer["annotations"]["tags"]["case"], &answer["not_there"]), (&json!("18"), &json!(["seen"])));
     let through = answer["through"].as_str().unwrap();
     assert_eq!(through, format!("the recorder (process {})", recorder.process()));
     assert_eq!(listed(&store, &["--tag", "case"]), [ids[1].clone()]);
@@ -219,6 +228,55 @@ fn a_running_recorder_makes_the_backup_itself_and_lets_nobody_else_ask() {
     json_of(&["store", "restore", &copy, "--store", &restored, "--json"], 0);
     assert_eq!(listed(&restored, &[]).len(), ids.len());
     assert_eq!(json_of(&["store", "verify", "--store", &restored, "--json"], 0)["bad_places"], 0);
+}
+
+/// Everything in a directory, and itself, that others than its owner may look at.
+fn open_to_others(path: &Path) -> Vec<String> {
+    let mode = std::fs::symlink_metadata(path).unwrap().permissions().mode();
+    let mut found = Vec::new();
+    if mode & 0o077 != 0 {
+        found.push(format!("{} {mode:o}", path.display()));
+    }
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path).unwrap();
+        found.extend(entries.flat_map(|entry| open_to_others(&entry.unwrap().path())));
+    }
+    found
+}
+
+#[test]
+fn what_is_made_is_its_owners_alone_and_an_exported_file_as_its_user_wants_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let [store, disk, copy, restored, other] =
+        ["store", "disk", "copy", "restored", "other"].map(|name| path(directory.path(), name));
+    let ids = store_of_two_calls(directory.path(), &store);
+    if is_root("a recorder on the loopback interface") {
+        let volumes = format!("[store]\nvolumes = [\"{disk}\"]\ncreate_volumes = true");
+        let recorder = Recorder::start(directory.path(), &store, &volumes);
+        json_of(&["store", "backup", &copy, "--store", &store, "--json"], 0);
+        assert_eq!(open_to_others(Path::new(&store)), [""; 0], "while it runs");
+        assert_eq!(recorder.stop(), Some(0));
+        assert_eq!(open_to_others(Path::new(&disk)), [""; 0]);
+        json_of(&["store", "restore", &copy, "--store", &restored, "--volume", &other, "--json"], 0);
+    } else {
+        json_of(&["store", "backup", &copy, "--store", &store, "--json"], 0);
+        json_of(&["store", "restore", &copy, "--store", &restored, "--json"], 0);
+    }
+    json_of(&["recordings", "tag", &ids[0], "case=17", "--store", &store, "--json"], 0);
+    json_of(&["store", "rebuild", "--store", &store, "--json"], 0);
+    json_of(&["store", "verify", "--store", &store, "--json"], 0);
+    for made in [store.as_str(), &copy, &restored] {
+        assert_eq!(open_to_others(Path::new(made)), [""; 0]);
+    }
+    for (mask, mode) in [("022", 0o644), ("007", 0o660)] {
+        let file = path(directory.path(), mask);
+        let script = format!("umask {mask}; exec \"$@\"");
+        let command = [env!("CARGO_BIN_EXE_sidetone"), "recordings", "export", &ids[0], "--store", &store, "-o", &file];
+        let status =
+            Command::new("sh").args(["-c", &script, "sh"]).args(command).stdout(Stdio::null()).status().unwrap();
+        assert!(status.success());
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, mode);
+    }
 }
 
 /// Where a recording's identifier stands in a file.

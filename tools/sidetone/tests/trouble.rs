@@ -90,6 +90,44 @@ fn a_truncated_catalog_is_refused_with_the_command_that_mends_it() {
 }
 
 #[test]
+fn a_piece_of_a_store_that_is_missing_is_named_with_the_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, disk, copy) =
+        (path(directory.path(), "store"), path(directory.path(), "disk"), path(directory.path(), "copy"));
+    let (capture, config) = (path(directory.path(), "calls.pcap"), path(directory.path(), "sidetone.toml"));
+    two_calls(Path::new(&capture));
+    std::fs::write(&config, format!("[store]\ndirectory = \"{store}\"\nvolumes = [\"{disk}\"]\n")).unwrap();
+    json_of(&["replay", &capture, "--store", &store, "--config", &config, "--json"], 0);
+    json_of(&["store", "backup", &copy, "--store", &store, "--json"], 0);
+    let list = |store: &str| json_of(&["recordings", "list", "--store", store, "--json"], 0);
+    let before = list(&store);
+    assert_eq!(before["recordings"].as_array().unwrap().len(), 2);
+
+    let at = |name: &str| Path::new(&store).join(name);
+    for piece in ["catalog/CURRENT", "catalog"] {
+        std::fs::rename(at(piece), directory.path().join("away")).unwrap();
+        for command in &commands(&store, &capture)[..5] {
+            refused(command, &["catalog", "sidetone store rebuild"]);
+        }
+        std::fs::rename(directory.path().join("away"), at(piece)).unwrap();
+    }
+    // A volume is not the store.
+    for command in commands(&disk, &capture) {
+        refused(&command, &[&disk, "is a volume of a store"]);
+    }
+    let description = at("sidetone-store.json");
+    std::fs::remove_file(&description).unwrap();
+    for command in commands(&store, &capture) {
+        refused(&command, &[&store, "sidetone-store.json is missing", "backup"]);
+    }
+    std::fs::copy(Path::new(&copy).join("sidetone-store.json"), &description).unwrap();
+    assert_eq!(list(&store), before);
+    std::fs::remove_dir_all(at("catalog")).unwrap();
+    assert_eq!(json_of(&["store", "rebuild", "--store", &store, "--json"], 0)["damaged_places"], 0);
+    assert_eq!(list(&store), before);
+}
+
+#[test]
 fn without_permission_it_says_for_what() {
     let directory = tempfile::tempdir().unwrap();
     let store = path(directory.path(), "store");
@@ -142,7 +180,8 @@ fn a_missing_volume_is_told_and_the_rest_goes_on() {
     let replayed = json_of(&replay, 0);
     assert_eq!(replayed["recordings"].as_array().unwrap().len(), 2);
     let volumes = |code| json_of(&["store", "stats", "--store", &store, "--json"], code)["volumes"].clone();
-    assert_eq!((&volumes(0)[1]["state"], volumes(0).as_array().unwrap().len()), (&json!("ok"), 2));
+    assert_eq!(volumes(0).as_array().unwrap().len(), 2);
+    assert_ne!(volumes(0)[1]["state"], "missing");
     assert!(Path::new(&disk).join("sidetone-volume.json").exists());
 
     // As an unmounted disk: its mount point is there and empty.
@@ -218,13 +257,35 @@ fn volumes_that_cannot_be_are_refused_and_left_alone() {
         std::fs::write(&config, format!("[store]\ndirectory = \"{store}\"\nvolumes = [\"{volume}\"]\n{more}")).unwrap();
         sidetone(&["replay", &capture, "--store", store, "--config", &config, "--json"])
     };
-    is_refusal(&replay(&store, &letters, ""), &["letters"], &[&letters, "holds files"]);
+    is_refusal(&replay(&store, &letters, ""), &["letters", "--json"], &[&letters, "holds files"]);
     // An empty directory may be a mount point without its disk: only when asked for does it become a volume of a store that is there.
-    assert_eq!(replay(&store, &disk, "").status.code(), Some(0));
+    let output = replay(&store, &disk, "");
+    let told = text(&output.stderr);
+    assert!(output.status.success() && told.contains(&disk) && told.contains("create_volumes = true"), "{told}");
     assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 0);
+    let warned = || {
+        let warnings = json_of(&["store", "stats", "--config", &config, "--json"], 0)["warnings"].clone();
+        let warnings = warnings.as_array().unwrap().iter().map(|warning| warning.as_str().unwrap().to_owned());
+        warnings.filter(|warning| warning.contains(&disk) && warning.contains("create_volumes = true")).count()
+    };
+    assert_eq!(warned(), 1);
+    if is_root("a recorder on the loopback interface") {
+        let volumes = format!("[store]\nvolumes = [\"{disk}\"]\n[store.space]\nlow_percent = 90");
+        let recorder = Recorder::start(directory.path(), &store, &volumes);
+        let ready: Value = serde_json::from_str(&recorder.get("/readyz").unwrap().1).unwrap();
+        let warnings = ready["warnings"].to_string();
+        assert!(warnings.contains(&disk) && warnings.contains("create_volumes = true"), "{ready:#}");
+        assert!(recorder.log().contains("no volume of the store: mount its file system"), "{}", recorder.log());
+        // The same free space is called the same.
+        let config = path(directory.path(), "recorder.toml");
+        let read = json_of(&["store", "stats", "--config", &config, "--store", &store, "--json"], 0);
+        assert_eq!(read["volumes"][0]["state"], ready["volumes"][0]["state"]);
+        assert_eq!(recorder.stop(), Some(0));
+    }
     assert_eq!(replay(&store, &disk, "create_volumes = true").status.code(), Some(0));
     assert!(Path::new(&disk).join("sidetone-volume.json").exists());
-    is_refusal(&replay(&other, &disk, ""), &["disk"], &[&disk, "another store"]);
+    assert_eq!(warned(), 0);
+    is_refusal(&replay(&other, &disk, ""), &["disk", "--json"], &[&disk, "another store"]);
 }
 
 #[test]

@@ -335,6 +335,15 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// Opens a catalog and looks at everything in it.
+type Look = fn(&Path) -> Result<Vec<String>, CatalogError>;
+
+fn look(catalog: &dyn Catalog) -> Result<Vec<String>, CatalogError> {
+    let found = lines(catalog)?;
+    catalog.search(&Query::new(Filter::party("nna 7")))?;
+    Ok(found)
+}
+
 #[test]
 fn a_damaged_catalog_is_told_with_its_remedy_or_shows_what_it_showed() {
     let (directory, catalog) = open();
@@ -346,54 +355,92 @@ fn a_damaged_catalog_is_told_with_its_remedy_or_shows_what_it_showed() {
     fill(&catalog, 100..110);
     let second = lines(&catalog).unwrap();
     drop(catalog);
-    type Damage = fn(&mut Vec<u8>);
-    let ways: [(&str, Damage); 4] = [
-        ("cut in half", |bytes| bytes.truncate(bytes.len() / 2)),
-        ("empty", Vec::clear),
-        ("garbled", |bytes| bytes.iter_mut().step_by(7).for_each(|byte| *byte ^= 0x55)),
-        ("one bit", |bytes| {
+    type Damage = fn(&Path, &mut Vec<u8>);
+    let ways: [(&str, Damage); 5] = [
+        ("cut in half", |_, bytes| bytes.truncate(bytes.len() / 2)),
+        ("empty", |_, bytes| bytes.clear()),
+        ("garbled", |_, bytes| bytes.iter_mut().step_by(7).for_each(|byte| *byte ^= 0x55)),
+        ("one bit", |_, bytes| {
             let middle = bytes.len() / 3;
             bytes[middle] ^= 4;
         }),
+        ("removed", |path, _| std::fs::remove_file(path).unwrap()),
     ];
-    let mut told = 0;
-    for entry in std::fs::read_dir(&path).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        for (number, (way, damage)) in ways.iter().enumerate() {
-            let bad = directory.path().join(format!("{name}-{number}"));
-            copy(&path, &bad);
-            let mut bytes = std::fs::read(bad.join(&name)).unwrap();
-            if bytes.is_empty() {
-                continue;
-            }
-            damage(&mut bytes);
-            std::fs::write(bad.join(&name), bytes).unwrap();
-            let result = RocksCatalog::open(&bad).and_then(|catalog| {
-                let found = lines(&catalog)?;
-                catalog.search(&Query::new(Filter::party("nna 7")))?;
-                Ok(found)
-            });
-            match result {
-                Ok(found) => {
-                    // A log may end early: what is missing is applied again from the journal, as the position tells.
-                    let is_log = name.ends_with(".log");
-                    assert!(found == second || (is_log && found == first), "{name} {way}");
+    let openings: [(&str, Look); 2] = [
+        ("for reading", |path| {
+            let scratch = tempfile::tempdir().unwrap();
+            look(&RocksCatalog::open_secondary(path, scratch.path())?)
+        }),
+        ("for writing", |path| look(&RocksCatalog::open(path)?)),
+    ];
+    for (opening, look) in openings {
+        let (mut told, mut tables) = (0, 0);
+        for entry in std::fs::read_dir(&path).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            tables += u32::from(name.ends_with(".sst"));
+            for (way, damage) in ways {
+                let bad = tempfile::tempdir_in(directory.path()).unwrap();
+                let bad = bad.path().join("catalog");
+                copy(&path, &bad);
+                let file = bad.join(&name);
+                let mut bytes = std::fs::read(&file).unwrap();
+                if bytes.is_empty() {
+                    continue;
                 }
-                Err(error) => {
-                    told += 1;
-                    assert!(names_the_remedy(&error), "{name} {way}: {error}");
+                damage(&file, &mut bytes);
+                if file.exists() {
+                    std::fs::write(&file, bytes).unwrap();
+                }
+                match look(&bad) {
+                    Ok(found) => {
+                        // A log may end early: what is missing is applied again from the journal, as the position tells.
+                        let is_log = name.ends_with(".log");
+                        assert!(found == second || (is_log && found == first), "{name} {way}, opened {opening}");
+                    }
+                    Err(error) => {
+                        told += 1;
+                        assert!(names_the_remedy(&error), "{name} {way}, opened {opening}: {error}");
+                    }
                 }
             }
         }
-        let bad = directory.path().join(format!("{name}-removed"));
-        copy(&path, &bad);
-        std::fs::remove_file(bad.join(&name)).unwrap();
-        match RocksCatalog::open(&bad).and_then(|catalog| lines(&catalog)) {
-            Ok(found) => assert!(found == second || (name.ends_with(".log") && found == first), "{name} removed"),
-            Err(error) => assert!(names_the_remedy(&error), "{name} removed: {error}"),
-        }
+        assert!(tables >= 8 && told >= 4 * tables, "only {told} of {tables} tables, opened {opening}");
     }
-    assert!(told >= 20, "only {told}");
+}
+
+#[test]
+fn tables_that_the_writer_replaces_meanwhile_are_no_damage() {
+    let (directory, catalog) = open();
+    let path = directory.path().join("catalog");
+    fill(&catalog, 0..20);
+    catalog.compact().unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                fill(&catalog, 0..20);
+                catalog.compact().unwrap();
+            }
+        });
+        let opened = (0..20).map(|_| {
+            let scratch = tempfile::tempdir().unwrap();
+            RocksCatalog::open_secondary(&path, scratch.path()).map(drop)
+        });
+        let opened: Vec<_> = opened.collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    });
+}
+
+#[test]
+fn a_catalog_that_is_not_there_cannot_be_read_and_is_told_with_its_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    for path in [directory.path().join("nowhere"), directory.path().to_owned()] {
+        let scratch = tempfile::tempdir().unwrap();
+        let refused = RocksCatalog::open_secondary(&path, scratch.path()).err().unwrap();
+        assert!(names_the_remedy(&refused) && refused.to_string().contains("not there"), "{refused}");
+        assert!(!path.join("CURRENT").exists());
+    }
 }
 
 #[test]

@@ -4,7 +4,6 @@ use super::{Keeper, segments};
 use crate::StoreError;
 use crate::VolumeState;
 use crate::description::{STORE_FILE, VolumeDescription};
-use crate::options::file_bytes;
 use crate::recover::{Orphans, open_journal, unannounced_runs};
 use crate::shared::SharedVolume;
 use crate::space::Thresholds;
@@ -199,8 +198,7 @@ pub(crate) fn look_at_space(shared: &crate::shared::Shared, volume: &SharedVolum
         Ok(space) => {
             volume.free_bytes.store(space.free_bytes, Ordering::Relaxed);
             volume.total_bytes.store(space.total_bytes, Ordering::Relaxed);
-            let file_bytes = file_bytes(&shared.options, space.total_bytes);
-            let thresholds = Thresholds::new(&shared.options.space, space.total_bytes, file_bytes);
+            let thresholds = Thresholds::of_volume(&shared.options, space.total_bytes);
             volume.set_space(thresholds.state(space.free_bytes, volume.space()));
         }
         // Its journal will tell what is wrong with it.

@@ -26,7 +26,7 @@ pub(crate) fn json_of(arguments: &[&str], code: i32) -> Value {
     serde_json::from_str(&out).unwrap_or_else(|problem| panic!("{arguments:?}: {problem}: {out} {error}"))
 }
 
-/// The command cannot begin: exit code 2, and one line that names each of `words`.
+/// The command cannot begin: exit code 2, and one line that names each of `words`; a JSON document with --json.
 pub(crate) fn refused(arguments: &[&str], words: &[&str]) {
     is_refusal(&sidetone(arguments), arguments, words);
 }
@@ -38,7 +38,12 @@ pub(crate) fn is_refusal(output: &Output, arguments: &[&str], words: &[&str]) {
         assert!(error.contains(word), "{arguments:?} does not name '{word}': {error}");
     }
     assert!(!error.contains("panicked"), "{error}");
-    let said = error.lines().filter(|line| line.starts_with("sidetone: ")).count();
+    let json = arguments.contains(&"--json");
+    let says = |line: &&str| match json {
+        true => serde_json::from_str(line).is_ok_and(|line: Value| line["error"].is_string()),
+        false => line.starts_with("sidetone: "),
+    };
+    let said = error.lines().filter(says).count();
     assert_eq!(said, 1, "one line says why: {error}");
 }
 
