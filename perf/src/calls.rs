@@ -21,8 +21,8 @@ pub(crate) const CUT: Duration = Duration::from_millis(20 * CUT_TICKS);
 pub(crate) const CALL_LENGTH: Duration = Duration::from_secs(180);
 pub(crate) const PAYLOAD_BYTES: usize = 1400;
 const TRACKS: u8 = 2;
-/// The call tracker saves a recording that goes on every 10 s.
-const SAVE_CUTS: u64 = 14;
+/// The call tracker saves a recording that goes on every 12 s.
+const SAVE_CUTS: u64 = 17;
 const SEED: Seed = Seed([7; 16]);
 
 /// So many calls at a time, each of the same length; when one is over, the next begins in its place.

@@ -66,7 +66,7 @@ impl TrackerConfig {
             pre_roll_wait: Duration::from_secs(10),
             end_grace: Duration::from_secs(2),
             final_report_wait: Duration::from_secs(5),
-            save_interval: Duration::from_secs(10),
+            save_interval: Duration::from_secs(12),
             max_calls: 20_000,
             max_streams: 100_000,
             max_unclaimed: 10_000,

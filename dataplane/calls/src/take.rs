@@ -214,7 +214,8 @@ fn sum(one: Losses, other: Losses) -> Losses {
 
 /// Streams as one process after the other saw them: the same stream becomes one entry.
 fn join_streams(before: &[Stream], after: &[Stream]) -> Vec<Stream> {
-    let mut streams = before.to_vec();
+    let mut streams = Vec::with_capacity(before.len() + after.len());
+    streams.extend_from_slice(before);
     for new in after {
         let same = |old: &&mut Stream| {
             old.domain == new.domain

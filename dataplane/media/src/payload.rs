@@ -6,7 +6,7 @@ use sidetone_calls::StreamFormat;
 use sidetone_signalling::event::PayloadFormat;
 use sidetone_signalling::sdp::static_format;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// Payload types are 7 bits wide.
 const PAYLOAD_TYPES: usize = 128;
@@ -35,7 +35,18 @@ struct Entry {
     name: Arc<str>,
 }
 
-/// The meaning of all 128 payload types of a stream.
+/// What payload types mean that nobody has described, for all streams.
+static UNDESCRIBED: LazyLock<PayloadTable> = LazyLock::new(|| {
+    let mut table = PayloadTable { index: [0; PAYLOAD_TYPES], entries: Vec::new(), encrypted: false };
+    for known in (0..96).filter_map(static_format) {
+        table.set(known.payload_type, &known.encoding, known.clock_rate, known.channels);
+    }
+    // Reserved today; comfort noise in old equipment (RFC 3551 §6).
+    table.set(19, "CN", 8000, 1);
+    table
+});
+
+/// The meaning of all 128 payload types of a stream; what its session description does not list is in [`UNDESCRIBED`].
 #[derive(Clone, Debug)]
 pub(crate) struct PayloadTable {
     /// Index into `entries`, plus one; zero for a type that nobody described.
@@ -46,13 +57,10 @@ pub(crate) struct PayloadTable {
 
 impl PayloadTable {
     pub(crate) fn new(format: &StreamFormat) -> Self {
-        let mut table = Self { index: [0; PAYLOAD_TYPES], entries: Vec::new(), encrypted: format.encrypted };
-        // For packets whose type the session description does not list.
-        for known in (0..96).filter_map(static_format) {
-            table.set(known.payload_type, &known.encoding, known.clock_rate, known.channels);
-        }
-        // Reserved today; comfort noise in old equipment (RFC 3551 §6).
-        table.set(19, "CN", 8000, 1);
+        // Made now, and not with the first packet.
+        LazyLock::force(&UNDESCRIBED);
+        let entries = Vec::with_capacity(format.formats.len());
+        let mut table = Self { index: [0; PAYLOAD_TYPES], entries, encrypted: format.encrypted };
         // First mention wins, as in an SDP `m=` line.
         for PayloadFormat { payload_type, encoding, clock_rate, channels, .. } in format.formats.iter().rev() {
             table.set(*payload_type, encoding, *clock_rate, *channels);
@@ -80,6 +88,10 @@ impl PayloadTable {
     }
 
     fn entry(&self, payload_type: u8) -> Option<&Entry> {
+        self.described(payload_type).or_else(|| UNDESCRIBED.described(payload_type))
+    }
+
+    fn described(&self, payload_type: u8) -> Option<&Entry> {
         let index = usize::from(self.index[usize::from(payload_type & 0x7f)]);
         index.checked_sub(1).map(|i| &self.entries[i])
     }

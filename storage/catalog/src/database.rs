@@ -243,8 +243,9 @@ impl Database {
         self.db.flush_cfs_opt(&families, &options).map_err(|source| self.error("flush", source))
     }
 
-    /// Puts all tables in order: each family in its last level, in its final compression.
-    pub(crate) fn compact(&self) -> Result<(), CatalogError> {
+    /// Puts all tables in order: each family in its last level, in its final compression. Tells how many could not be, which RocksDB
+    /// does later.
+    pub(crate) fn compact(&self) -> Result<u64, CatalogError> {
         self.flush()?;
         let compact = |family| {
             let mut options = rocksdb::CompactOptions::default();
@@ -257,7 +258,11 @@ impl Database {
             scope.spawn(|| compact(Family::Postings));
             Family::ALL.into_iter().filter(|&family| family != Family::Postings).for_each(compact);
         });
-        Ok(())
+        let name = rocksdb::properties::num_files_at_level(0);
+        let left = Family::ALL.map(|family| self.db.property_int_value_cf(self.family(family), &name));
+        left.into_iter().try_fold(0, |sum, left| {
+            Ok(sum + left.map_err(|source| self.error("inspect", source))?.unwrap_or_default())
+        })
     }
 
     /// Nothing had been in it when it was opened.

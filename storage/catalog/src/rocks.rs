@@ -1,6 +1,6 @@
 //! The catalog on RocksDB.
 
-use crate::apply::{Known, NO_RECORDING, Totals, apply, load, other_facts, segment_end};
+use crate::apply::{Known, NO_RECORDING, Totals, apply, decode, load, other_facts, segment_end};
 use crate::database::{CatalogOptions, Database, Family, Mode, View};
 use crate::keys::{CHUNK_TRACK_BYTES, Need, chunk_key, parse_chunk, replayed_key, segment_key};
 use crate::order::OrderKey;
@@ -95,30 +95,35 @@ impl RocksCatalog {
         })
     }
 
-    /// Ends the filling of a catalog of [`Self::create_bulk`]: puts its tables in order and makes everything durable.
-    pub fn finish(self) -> Result<(), CatalogError> {
+    /// Ends the filling of a catalog of [`Self::create_bulk`]: puts its tables in order and makes everything durable. Gives the number
+    /// of tables that could not be put in order, for want of room or of files: that is done later.
+    pub fn finish(self) -> Result<u64, CatalogError> {
         self.database()?.get().compact()
     }
 
     /// Puts the tables of all families in order, which takes long, and up to twice the room meanwhile. What cannot be put in
     /// order stays as it is.
     pub fn compact(&self) -> Result<(), CatalogError> {
-        self.database()?.get().compact()
+        self.database()?.get().compact().map(|_later| ())
     }
 
-    /// Tells the recordings that `other` has and this one has not, newest first.
+    /// Tells the recordings of which `other` has something that this one has not, newest first: all of it, a newer document or newer
+    /// annotations, a run.
     pub fn lacks(&self, other: &Self, tell: &mut dyn FnMut(RecordingId)) -> Result<(), CatalogError> {
         let (own, other) = (self.database()?, other.database()?);
         let (own, other) = (own.get().view(), other.get().view());
         let (mut here, mut there) = (own.list(Family::Documents, &[]), other.list(Family::Documents, &[]));
-        while let Some((key, _)) = there.entry()? {
+        while let Some((key, value)) = there.entry()? {
             while here.entry()?.is_some_and(|(own, _)| own < key) {
                 here.advance();
             }
-            if here.entry()?.is_none_or(|(own, _)| own != key) {
-                let (_, recording) = OrderKey::parse(key).ok_or_else(|| there.damaged("the key of a recording"))?;
+            let here = here.entry()?.filter(|(own, _)| *own == key).map(|(_, value)| value);
+            if here != Some(value) {
+                let (started, recording) =
+                    OrderKey::parse(key).ok_or_else(|| there.damaged("the key of a recording"))?;
+                let row = decode(other.database, value, recording, Some(started))?;
                 // It may stand at another time.
-                if load(&own, recording)?.is_none_or(|row| row.document.is_none()) {
+                if load(&own, recording)?.is_none_or(|own| !own.has_all_of(&row)) {
                     tell(recording);
                 }
             }

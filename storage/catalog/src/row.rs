@@ -78,6 +78,16 @@ pub(crate) enum BadRow {
 }
 
 impl Row {
+    /// Whether nothing that `other` says of the recording is newer than what this says, or more.
+    pub(crate) fn has_all_of(&self, other: &Self) -> bool {
+        fn is_as_new<T>(own: Option<&Newest<T>>, other: Option<&Newest<T>>) -> bool {
+            own.map(|own| own.sequence) >= other.map(|other| other.sequence)
+        }
+        is_as_new(self.document.as_ref(), other.document.as_ref())
+            && is_as_new(self.annotations.as_ref(), other.annotations.as_ref())
+            && other.runs.iter().all(|run| self.runs.contains(run))
+    }
+
     pub(crate) fn add_run(&mut self, run: &Run) {
         let key = |run: &Run| (run.volume, run.segment, run.offset);
         match self.runs.binary_search_by_key(&key(run), key) {

@@ -21,7 +21,7 @@ use crate::keeper::OPEN_SPAN;
 use crate::logs::{Logs, VolumeLogs};
 use crate::open::take_lock;
 use crate::reader::{StoreReader, scratch_directory};
-use crate::shared::Shared;
+use crate::shared::{Shared, is_of_the_device};
 use crate::volume::Volume;
 use crate::{StoreError, StoreOptions, rebuild, volume};
 use serde::{Deserialize, Serialize};
@@ -169,6 +169,9 @@ struct Copying<'a> {
     differing: Vec<Differing>,
     tell: &'a mut dyn FnMut(BackupProgress),
 }
+
+/// Why a file of the store differs from any copy.
+const UNREADABLE: &str = "the store's cannot be read";
 
 /// A log file to copy.
 struct Source {
@@ -371,6 +374,11 @@ impl<'a> Copying<'a> {
         is_finished: &dyn Fn(&Path) -> bool,
     ) -> Result<(), StoreError> {
         make_directory(self.io, to)?;
+        // What interrupted copies have left.
+        for name in self.names(to, ".part")? {
+            let path = to.join(name);
+            std::fs::remove_file(&path).map_err(|source| StoreError::io("remove", path, source))?;
+        }
         for source in sources {
             let before = self.done.bytes;
             let name = source.path.file_name().expect("a log file has a name");
@@ -404,8 +412,17 @@ impl<'a> Copying<'a> {
             _ => {}
         }
         let is_linked = self.options.link && source.is_final && std::fs::hard_link(&source.path, &part).is_ok();
-        if !is_linked && !self.copy_bytes(&source.path, &part)? {
-            return Ok(());
+        if !is_linked {
+            match self.copy_bytes(&source.path, &part) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                // Its device has lost it; the others are copied all the same.
+                Err(StoreError::Io { operation: "open" | "read", source: error, .. }) if is_of_the_device(&error) => {
+                    self.differs(to, &source.path, UNREADABLE);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
         }
         std::fs::rename(&part, to).map_err(failed)
     }
@@ -478,11 +495,11 @@ impl<'a> Copying<'a> {
         }
     }
 
-    /// Removes journal files from the backup that the store has no more, the oldest, and what interrupted copies have left.
+    /// Removes journal files from the backup that the store has no more, the oldest.
     fn remove_retired(&self, kept: &[Source], directory: &Path) -> Result<(), StoreError> {
         let first = kept.first().and_then(|first| first.path.file_name());
-        let is_retired = |name: &String| first.is_some_and(|first| OsStr::new(name) < first) || name.ends_with(".part");
-        for name in self.names(directory, "")?.iter().filter(|name| is_retired(name)) {
+        let is_retired = |name: &String| first.is_some_and(|first| OsStr::new(name) < first);
+        for name in self.names(directory, ".jnl")?.iter().filter(|name| is_retired(name)) {
             let path = directory.join(name);
             std::fs::remove_file(&path).map_err(|source| StoreError::io("remove", path, source))?;
         }
@@ -505,14 +522,19 @@ fn compare(source: &Source, to: &Path, is_finished: &dyn Fn(&Path) -> bool) -> i
         file.take(ALIGNMENT_BYTES as u64).read_to_end(&mut block)?;
         Ok::<_, io::Error>(block)
     };
+    let last_block = |bytes: u64| bytes.saturating_sub(ALIGNMENT_BYTES as u64);
+    let read = block(&source.path, 0).and_then(|first| Ok((first, block(&source.path, last_block(source.bytes))?)));
+    let (first, last) = match read {
+        Err(error) if is_of_the_device(&error) => return Ok(Held::Other(UNREADABLE)),
+        read => read?,
+    };
     let held = block(to, 0)?;
-    if held != block(&source.path, 0)? {
+    if held != first {
         // Its making was not over when it was copied.
         let was_unborn = held.iter().all(|byte| *byte == 0);
         return Ok(if was_unborn { Held::Earlier } else { Held::Other("it is another file of the same name") });
     }
-    let last = held_bytes.saturating_sub(ALIGNMENT_BYTES as u64);
-    let is_same = held_bytes == source.bytes && block(to, last)? == block(&source.path, last)?;
+    let is_same = held_bytes == source.bytes && block(to, last_block(held_bytes))? == last;
     Ok(if is_same && source.is_final {
         Held::Same
     } else if !is_finished(to) {

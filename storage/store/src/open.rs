@@ -177,6 +177,7 @@ fn open_lane(shared: &Shared, volume: &SharedVolume) -> Result<Option<sidetone_l
 /// not written to either: the catalog could not follow. Gives the damage that was met.
 fn read_on(shared: &Shared, logs: &Logs, lanes: &mut [Lane]) -> Result<Vec<Damage>, StoreError> {
     let catalog = &*shared.catalog;
+    owe_pending(catalog, &shared.numbers())?;
     let mut ends = Vec::new();
     for lane in lanes.iter_mut().filter(|lane| lane.shared.fault() != VolumeState::Missing) {
         let volume = lane.shared.volume.number;
@@ -189,7 +190,6 @@ fn read_on(shared: &Shared, logs: &Logs, lanes: &mut [Lane]) -> Result<Vec<Damag
             Err(error) => cannot_read(shared, lane, error)?,
         }
     }
-    owe_pending(catalog, &shared.numbers())?;
     owe_missed(catalog, logs, &ends)?;
     let caught_up = catch_up(catalog, logs, &ends, &mut |_| {})?;
     caught_up.count(&mut shared.keeper());

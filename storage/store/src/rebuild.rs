@@ -8,7 +8,7 @@ use crate::read_segments::{OnFault, Reading};
 use crate::reader::scratch_directory;
 use crate::{StoreError, volume};
 use serde::{Deserialize, Serialize};
-use sidetone_catalog::{Catalog, CatalogOptions, RocksCatalog};
+use sidetone_catalog::{Catalog, CatalogError, CatalogOptions, RocksCatalog};
 use sidetone_log::{Io, KnownEnd, LogPosition, RingIo, VolumeNumber};
 use sidetone_model::RecordingId;
 use std::io;
@@ -19,6 +19,8 @@ use std::sync::Arc;
 const CATALOG: &str = "catalog";
 const NEW: &str = "catalog.new";
 const OLD: &str = "catalog.old";
+
+const BULK_BUFFERS_BYTES: usize = 256 << 20;
 
 /// Recordings named one by one that a new catalog misses.
 const MISSING_NAMED: usize = 20;
@@ -46,8 +48,8 @@ pub struct RebuildProgress {
 /// missing, what only they hold is left out; what other volumes know of it is not.
 ///
 /// # Errors
-/// [`StoreError::Locked`] while a process writes the store; damage is none. [`StoreError::RecordingsMissing`] when the old catalog can be
-/// read and has recordings that the new one has not: the old one stays.
+/// [`StoreError::Locked`] while a process writes the store; damage is none. [`StoreError::RecordingsMissing`] when the old catalog has
+/// recordings, or of recordings something, that the new one has not: the old one stays. It does, too, when it is not damaged and cannot be read.
 pub fn rebuild(
     home: &Path,
     options: &RebuildOptions,
@@ -62,7 +64,9 @@ pub fn rebuild(
     finish_exchange(home)?;
     let new = home.join(NEW);
     remove(&new)?;
-    let catalog = RocksCatalog::create_bulk(&new, &CatalogOptions::default())?;
+    // Nobody else wants memory now, and the larger the tables are that come, the fewer have to be put in order.
+    let options_of_catalog = CatalogOptions { write_buffers_bytes: BULK_BUFFERS_BYTES, ..CatalogOptions::default() };
+    let catalog = RocksCatalog::create_bulk(&new, &options_of_catalog)?;
     let readers = std::thread::available_parallelism().map_or(1, usize::from);
     let done = fill(&*io, &catalog, &logs, readers, progress)?;
     if !options.accept_missing {
@@ -73,7 +77,13 @@ pub fn rebuild(
             return Err(StoreError::RecordingsMissing { missing, some });
         }
     }
-    catalog.finish()?;
+    let unordered = catalog.finish()?;
+    if unordered > 0 {
+        tracing::warn!(
+            unordered,
+            "tables of the catalog could not be put in order: it is done later, and the catalog is slower until then"
+        );
+    }
     let move_to = |from: &str, to: &str| {
         std::fs::rename(home.join(from), home.join(to))
             .and_then(|()| io.sync_directory(home))
@@ -88,7 +98,7 @@ pub fn rebuild(
     Ok(done)
 }
 
-/// How many recordings the old catalog has, as far as it can be read, and the new one has not, and some of them.
+/// How many recordings the old catalog has more of than the new one, as far as it is not damaged, and some of them.
 fn missing(home: &Path, new: &RocksCatalog) -> Result<(u64, Vec<RecordingId>), StoreError> {
     let path = home.join(CATALOG);
     let (mut missing, mut some) = (0, Vec::new());
@@ -104,8 +114,13 @@ fn missing(home: &Path, new: &RocksCatalog) -> Result<(u64, Vec<RecordingId>), S
             }
         })
     });
-    if let Err(error) = held_against {
-        tracing::warn!(%error, "the old catalog cannot be read: the new one is not held against it, or not all of it");
+    match held_against {
+        Ok(()) => {}
+        // Why a new one is made.
+        Err(error @ CatalogError::Damaged { .. }) => {
+            tracing::warn!(%error, "the old catalog is damaged: the new one is not held against it, or not all of it");
+        }
+        Err(source) => return Err(StoreError::OldCatalog { source }),
     }
     Ok((missing, some))
 }

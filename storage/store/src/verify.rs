@@ -30,6 +30,8 @@ const MAY_BE_OPEN: u32 = 2 * crate::keeper::OPEN_SPAN;
 pub struct VerifyOptions {
     /// Not faster than this, so that recording has its disks. Absent: as fast as they are.
     pub bytes_per_second: Option<u64>,
+    /// The catalog was copied before the logs, and nobody has opened the store since: what lies behind what it knows is not its damage.
+    pub catalog_is_older: bool,
 }
 
 /// How far it is.
@@ -122,11 +124,10 @@ pub fn verify(
     options: &VerifyOptions,
     progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, StoreError> {
-    let reader = match backup::open(home)? {
-        Some(reader) => reader,
-        None => StoreReader::open(home)?,
-    };
-    reader.verify(options, progress)
+    match backup::open(home)? {
+        Some(reader) => reader.verify(&VerifyOptions { catalog_is_older: true, ..*options }, progress),
+        None => StoreReader::open(home)?.verify(options, progress),
+    }
 }
 
 impl StoreReader {
@@ -142,6 +143,7 @@ impl StoreReader {
             catalog_fault: None,
             report: VerifyReport::default(),
             progress: VerifyProgress::default(),
+            catalog_is_older: options.catalog_is_older,
             pace: Pace { bytes_per_second: options.bytes_per_second, began: Instant::now() },
             tell: progress,
         };
@@ -170,6 +172,7 @@ struct Check<'a> {
     applied: BTreeMap<VolumeNumber, LogPosition>,
     /// Why the catalog could not answer, the last time.
     catalog_fault: Option<String>,
+    catalog_is_older: bool,
     report: VerifyReport,
     progress: VerifyProgress,
     pace: Pace,
@@ -478,9 +481,14 @@ impl Check<'_> {
             let place = format!("(volume {} {file} bytes {}..{})", logs.volume.number.0, bytes.start, bytes.end);
             let facts = match &entry {
                 SegmentEntry::Run(sealed) => {
-                    // One that is being announced is in no footer yet.
-                    let is_known = !contents.closed || self.catalog().runs(sealed.recording)?.contains(&sealed.run);
-                    if !is_known {
+                    let is_known = |check: &Self| {
+                        // One that is being announced is in no footer yet.
+                        let is_known = !contents.closed
+                            || check.catalog_is_older && sealed.run.offset >= at_least
+                            || check.catalog().runs(sealed.recording)?.contains(&sealed.run);
+                        Ok(is_known)
+                    };
+                    if !self.ask_twice(is_known)? {
                         let what = format!("the catalog does not know this run, or knows another root {place}");
                         self.bad(BadPlace::of_catalog(Some(sealed.recording), what));
                     }
@@ -498,16 +506,36 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Whether the catalog knows something, now or as its writer has it: that may have been quicker than this check.
+    fn ask_twice(&self, is_known: impl Fn(&Self) -> Result<bool, StoreError>) -> Result<bool, StoreError> {
+        if is_known(self)? {
+            return Ok(true);
+        }
+        self.reader.refresh()?;
+        is_known(self)
+    }
+
     /// What is wrong with the catalog as far as a fact is concerned.
     fn compare_fact(&self, record: &FactRecord) -> Result<Option<(Option<RecordingId>, &'static str)>, StoreError> {
+        let is_known = self.ask_twice(|check| check.knows(record))?;
+        let what = match &record.fact {
+            Fact::Sealed { .. } => "the catalog does not know this run, or knows another root",
+            _ => "the catalog does not know this fact",
+        };
+        Ok((!is_known).then_some((record.fact.recording(), what)))
+    }
+
+    fn knows(&self, record: &FactRecord) -> Result<bool, StoreError> {
         let catalog = self.catalog();
-        let recording = record.fact.recording();
+        if self.catalog_is_older && record.sequence > catalog.sequence()? {
+            return Ok(true);
+        }
         let newest = |is_kind: fn(&Fact) -> bool, id: RecordingId| {
             let held = catalog.facts(id)?;
             let held = held.iter().filter(|held| is_kind(&held.record.fact)).map(|held| held.record.sequence);
             Ok::<_, StoreError>(held.max())
         };
-        let is_known = match &record.fact {
+        Ok(match &record.fact {
             Fact::Recording { recording, .. } => {
                 newest(|fact| matches!(fact, Fact::Recording { .. }), recording.id)? >= Some(record.sequence)
             }
@@ -517,12 +545,7 @@ impl Check<'_> {
             Fact::Sealed { recording, run, .. } => catalog.runs(*recording)?.contains(run),
             Fact::Replayed { digest, .. } => catalog.has_replayed(digest)?,
             Fact::Clock { .. } => true,
-        };
-        let what = match &record.fact {
-            Fact::Sealed { .. } => "the catalog does not know this run, or knows another root",
-            _ => "the catalog does not know this fact",
-        };
-        Ok((!is_known).then_some((recording, what)))
+        })
     }
 
     /// What the catalog says of recordings is there.
@@ -628,7 +651,7 @@ fn verify_segment(
 ) -> Result<Verified, LogError> {
     let newest = logs.segments.segments()?.last().map_or(0, |last| last.0);
     let may_be_open = number.0 + MAY_BE_OPEN > newest;
-    let closed = logs.segments.is_closed(number)? || !may_be_open;
+    let closed = !may_be_open || logs.segments.is_closed(number)?;
     logs.segments.verify_file(number, known_end, closed, watch)
 }
 

@@ -153,7 +153,7 @@ fn verifying_beside_a_writer_says_what_it_leaves_out_and_keeps_to_a_rate() {
     store.writer.append_chunk(&header(40, 0), &[1; 5000]).unwrap();
     let began = Instant::now();
     let mut told = 0;
-    let options = VerifyOptions { bytes_per_second: Some(4 << 20) };
+    let options = VerifyOptions { bytes_per_second: Some(4 << 20), ..VerifyOptions::default() };
     let report = verify(&home, &options, &mut |progress| {
         told = progress.bytes;
         ControlFlow::Continue(())

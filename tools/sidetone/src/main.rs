@@ -20,6 +20,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use config::{Config, SAMPLE};
 use output::NotPrinted;
 use rustix::fs::Mode;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -142,6 +143,10 @@ fn command(command: Command) -> Result<ExitCode> {
     if !matches!(command, Command::Recordings(recordings::Command::Export(_))) {
         rustix::process::umask(Mode::RWXG | Mode::RWXO);
     }
+    // A catalog of millions has more tables than a shell lets a process have files open; what is let is as much as can be had.
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files).ok();
     match command {
         Command::Run(arguments) => run(arguments),
         Command::Replay(arguments) => replay_captures(&arguments),

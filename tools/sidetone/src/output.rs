@@ -81,7 +81,8 @@ pub(crate) fn complain(error: &anyhow::Error, json: bool) {
     if json { say(serde_json::json!({ "error": text })) } else { remark(text) }
 }
 
-fn say(line: impl fmt::Display) {
+/// A line on standard error, if that takes it.
+pub(crate) fn say(line: impl fmt::Display) {
     // There is nowhere left to tell that it cannot be told.
     writeln!(io::stderr(), "{line}").ok();
 }

@@ -2,7 +2,7 @@
 
 use crate::client::Recorder;
 use crate::config::Config;
-use crate::output::{flat, print, print_json, remark};
+use crate::output::{flat, one_line, print, print_json, remark, say};
 use crate::recordings::StoreDirectory;
 use crate::run::storage_troubles;
 use anyhow::{Context, Result};
@@ -176,7 +176,8 @@ fn stats(store: Option<&Path>, config: Option<&Path>, json: bool) -> Result<Exit
 }
 
 fn verify(arguments: &VerifyArguments) -> Result<ExitCode> {
-    let options = VerifyOptions { bytes_per_second: arguments.rate.map(|rate| (rate * 1e6) as u64) };
+    let options =
+        VerifyOptions { bytes_per_second: arguments.rate.map(|rate| (rate * 1e6) as u64), ..VerifyOptions::default() };
     let start = Instant::now();
     let report = check(&arguments.store.directory, &options)?;
     if arguments.json {
@@ -269,9 +270,10 @@ fn rebuild(directory: &Path, options: &RebuildOptions, json: bool) -> Result<Exi
     });
     bar.finish_and_clear();
     if let Err(error @ StoreError::RecordingsMissing { missing, some }) = &done {
-        remark(error);
         if json {
-            print_json(&json!({ "missing": missing, "some": some }))?;
+            say(json!({ "error": error.to_string(), "missing": missing, "some": some }));
+        } else {
+            remark(error);
         }
         return Ok(ExitCode::from(1));
     }
@@ -347,7 +349,8 @@ fn backup(arguments: &BackupArguments) -> Result<ExitCode> {
     if !differing.is_empty() {
         remark(format_args!(
             "{} finished files of the store are gone, or not those of the backup, which keeps its own: run `sidetone store verify \
-             --store {}`; if the store is damaged, put these files back or restore the backup, else make a new backup in an empty directory",
+             --store {}`; if the store is damaged, put these files back or restore the backup, else make a new backup in an empty directory. \
+             Nothing is removed from this one meanwhile, which grows",
             differing.len(),
             store.display()
         ));
@@ -368,16 +371,22 @@ fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
         print(format_args!("{} is a store: {}\n", arguments.store.display(), copied(&done)))?;
     }
     let start = Instant::now();
-    let report = match arguments.no_verify {
-        true => None,
-        false => Some(check(&arguments.store, &VerifyOptions::default())?),
+    let options = VerifyOptions { catalog_is_older: true, ..VerifyOptions::default() };
+    let checked = (!arguments.no_verify).then(|| check(&arguments.store, &options)).transpose();
+    // The store is there, whatever becomes of the check.
+    let (report, error) = match &checked {
+        Ok(report) => (report.as_ref(), None),
+        Err(error) => (None, Some(one_line(error))),
     };
     if arguments.json {
-        print_json(&json!({ "store": arguments.store, "result": done, "check": report }))?;
-    } else if let Some(report) = &report {
+        print_json(&json!({ "store": arguments.store, "result": done, "check": report, "check_error": error }))?;
+    } else if let Some(report) = report {
         print(report_text(report, start.elapsed().as_secs_f64()))?;
     }
-    Ok(code(report.is_none_or(|report| report.is_clean())))
+    if let Some(error) = &error {
+        remark(format_args!("the store was made and could not be checked: {error}"));
+    }
+    Ok(code(error.is_none() && report.is_none_or(VerifyReport::is_clean)))
 }
 
 fn copied(done: &BackupProgress) -> String {

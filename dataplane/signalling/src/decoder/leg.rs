@@ -788,11 +788,16 @@ impl Leg {
                 fork.descriptions().append_bindings(None, &mut bindings);
             }
         }
-        if !bindings.is_empty() {
-            return (MediaPhase::Preview, bindings);
+        let phase = match bindings.is_empty() {
+            true => MediaPhase::Committed,
+            false => MediaPhase::Preview,
+        };
+        if phase == MediaPhase::Committed {
+            self.committed[side].append_bindings(Some(&self.committed[side.other()]), &mut bindings);
         }
-        self.committed[side].append_bindings(Some(&self.committed[side.other()]), &mut bindings);
-        (MediaPhase::Committed, bindings)
+        // They are kept as long as the call.
+        bindings.shrink_to_fit();
+        (phase, bindings)
     }
 
     /// The leg is over; what it holds is let go.

@@ -145,6 +145,7 @@ impl Keeper {
     /// Brings everything into the catalog that a volume holds which was away.
     pub(super) fn read_volume(&mut self, volume: VolumeNumber) -> Result<(), StoreError> {
         let (shared, logs) = (Arc::clone(&self.shared), self.logs.clone());
+        owe_pending(&*shared.catalog, &shared.numbers())?;
         read_forgotten(&*shared.io, &*shared.catalog, &logs, &[volume])?;
         let end = to_the_end(&*shared.io, logs.volume(volume)?)?;
         owe_missed(&*shared.catalog, &logs, &[end])?;

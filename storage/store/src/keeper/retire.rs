@@ -71,6 +71,9 @@ impl Keeper {
         }
         let io = &*self.shared.io;
         for &file in files {
+            if self.shared.retirement_holds.load(Ordering::Acquire) > 0 {
+                return Ok(());
+            }
             let path = logs.journal.path(file);
             let bytes = io.size(&path).map_or(0, |size| size.allocated_bytes);
             let removed = io.remove(&path).and_then(|()| io.sync_directory(&logs.volume.journal()));

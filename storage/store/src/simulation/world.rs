@@ -546,6 +546,7 @@ impl World {
             }
         }
         self.check_rebuild("at the end")?;
+        self.check_failing_rebuild()?;
         for number in self.first_volumes.clone().unwrap_or_default() {
             let (_, _, alone) = self.rebuild(Some(number))?;
             self.oracle.check_facts(&alone).map_err(|what| format!("by volume {} alone, {what}", number.0))?;
@@ -608,6 +609,18 @@ impl World {
         let done = fill(&*io, &made, &logs, 1, &mut |_| {}).map_err(|error| failed(&error))?;
         let lines = self.lines(&made)?;
         Ok((done, lines, made))
+    }
+
+    /// Several threads read, and the catalog fails in the middle: it ends, with that error.
+    fn check_failing_rebuild(&mut self) -> Result<(), String> {
+        let life = Life::new(self.random.below(3));
+        let failing = MortalCatalog { catalog: Arc::new(MemoryCatalog::new()), life: Arc::clone(&life) };
+        let store = self.store.as_ref().expect("the store is open");
+        let filled = fill(&self.disk, &failing, store.reader.logs(), 2, &mut |_| {});
+        match (filled, life.is_over()) {
+            (Err(StoreError::Catalog(_)), true) | (Ok(_), false) => Ok(()),
+            (filled, _) => Err(format!("rebuilding into a catalog that fails: {filled:?}")),
+        }
     }
 
     /// Everything that a catalog shows, and where chunks lie in journals.
