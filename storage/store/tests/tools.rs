@@ -5,9 +5,9 @@ mod support;
 use sidetone_catalog::{RocksCatalog, dump};
 use sidetone_model::{Hold, RecordingState, Retention, Tick, TrackId};
 use sidetone_store::{
-    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, RebuildOptions, SealingOptions, Store, StoreError,
-    StoreEvent, StoreOptions, StoreReader, VerifyOptions, VerifyReport, VolumeNumber, VolumeState, backup, rebuild,
-    restore, verify,
+    AnnotationChange, BackupOptions, ChunkPlace, LogFileName, Query, RebuildOptions, SealingOptions, SegmentConfig,
+    Store, StoreError, StoreEvent, StoreOptions, StoreReader, VerifyOptions, VerifyReport, VolumeNumber, VolumeState,
+    backup, rebuild, restore, verify,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -627,6 +627,46 @@ fn a_backup_is_checked_where_it_lies() {
     assert!(is_told(), "a copy that is gone");
     std::fs::remove_dir_all(target.join("volumes/001")).unwrap();
     assert!(check(&target).bad.iter().any(|bad| bad.volume == Some(VolumeNumber(1)) && bad.file.is_none()));
+}
+
+#[test]
+fn what_was_sealed_while_a_backup_was_made_is_not_its_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    // Segments are full, and closed, after a few recordings.
+    let segments = SegmentConfig { file_bytes: 512 << 10, ..options().segments };
+    let options = StoreOptions { segments, ..options() };
+    let mut store = open_with(&path("store"), &options);
+    fill(&mut store, 1..21, 21);
+    store.settle();
+    let reader = std::sync::Arc::clone(&store.reader);
+    let mut is_copying = false;
+    reader
+        .backup(&path("backup"), &BackupOptions::default(), &mut |done| {
+            // The catalog is copied, the segments are not.
+            if done.files_total > 0 && !std::mem::replace(&mut is_copying, true) {
+                fill(&mut store, 21..61, 61);
+                store.settle();
+            }
+        })
+        .unwrap();
+    assert!(is_copying);
+    let report = check(&path("backup"));
+    assert!(report.is_clean(), "{:?}", report.bad);
+    restore(&path("backup"), &path("again"), &[], &mut |_| {}).unwrap();
+    let options_of_check = VerifyOptions { catalog_is_older: true, ..VerifyOptions::default() };
+    let report = verify(&path("again"), &options_of_check, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(report.is_clean(), "{:?}", report.bad);
+    assert!(
+        !check(&path("again")).is_clean(),
+        "nothing was sealed that the catalog does not know: this test sees nothing"
+    );
+    // Opening brings it in.
+    let again = open_with(&path("again"), &options);
+    assert_eq!(audio(&again.reader, 60), vec![vec![60; 5000]; 10]);
+    again.close();
+    assert!(check(&path("again")).is_clean());
+    store.close();
 }
 
 #[test]
