@@ -15,7 +15,7 @@
 //! something. Such a backup tells it, and removes nothing.
 
 use crate::description::{
-    Description, KnownVolume, STORE_FILE, VOLUME_FILE, VolumeDescription, is_unused, make_directory,
+    Description, KnownVolume, STORE_FILE, VOLUME_FILE, VolumeDescription, holds_logs, is_unused, make_directory,
 };
 use crate::keeper::OPEN_SPAN;
 use crate::logs::{Logs, VolumeLogs};
@@ -25,7 +25,7 @@ use crate::shared::{Shared, is_of_the_device};
 use crate::volume::Volume;
 use crate::{StoreError, StoreOptions, rebuild, volume};
 use serde::{Deserialize, Serialize};
-use sidetone_catalog::{Catalog, RocksCatalog, purge_backups};
+use sidetone_catalog::{Catalog, CatalogError, RocksCatalog, purge_backups};
 use sidetone_log::format::ALIGNMENT_BYTES;
 use sidetone_log::{Io, OpenFiles, Owner, RingIo, SegmentNumber, SegmentReader, VolumeNumber};
 use sidetone_model::CaptureTime;
@@ -113,10 +113,16 @@ pub fn backup(
 ) -> Result<BackupReport, StoreError> {
     let io: Arc<dyn Io> = Arc::new(RingIo::new());
     let not_found = || StoreError::NotFound { path: home.to_owned() };
+    is_no_backup(&*io, home)?;
     let description = Description::read(&*io, home)?.ok_or_else(not_found)?;
     let _lock = take_lock(&*io, home)?;
     rebuild::finish_exchange(home)?;
-    let catalog = RocksCatalog::open(&home.join("catalog"))?;
+    let path = home.join("catalog");
+    if !path.join("CURRENT").exists() && holds_logs(&*io, home) {
+        // Opened, it would be made, and an empty one be saved.
+        return Err(CatalogError::Damaged { path, what: "it is not there".to_owned() }.into());
+    }
+    let catalog = RocksCatalog::open(&path)?;
     let logs = Logs::new(Arc::clone(&io), description.store_id, &volume::locate(&*io, home, &description)?);
     Copying::new(&*io, directory, *options, progress).backup(&description, &catalog, &logs)
 }
@@ -580,6 +586,15 @@ fn read_description(io: &dyn Io, directory: &Path) -> Result<Option<BackupDescri
         return Err(StoreError::NewerVersion { path, version: found.version, readable: BACKUP_VERSION });
     }
     Ok(Some(found))
+}
+
+/// A backup has what a store has, and is none: it must not become one by being opened.
+pub(crate) fn is_no_backup(io: &dyn Io, home: &Path) -> Result<(), StoreError> {
+    match io.size(&home.join(BACKUP_FILE)) {
+        Ok(_) => Err(StoreError::IsABackup { path: home.to_owned() }),
+        // What else is wrong is told by who looks for a store.
+        Err(_) => Ok(()),
+    }
 }
 
 /// The description of the store that a backup is of; `None` where there is no backup that was ever whole.

@@ -88,6 +88,8 @@ pub enum StoreError {
     VolumeMissing { volume: VolumeNumber },
     #[error("{} holds something that is no backup of this store: name an empty directory, or this store's backup", path.display())]
     NotABackup { path: PathBuf },
+    #[error("{} is a backup: make a store of it with `sidetone store restore`", path.display())]
+    IsABackup { path: PathBuf },
     #[error("there is no backup in {} that was ever finished: check the path", path.display())]
     NoBackup { path: PathBuf },
     #[error("{} lies in {}, which it is a copy of: name a directory elsewhere", path.display(), of.display())]

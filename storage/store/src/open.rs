@@ -1,5 +1,6 @@
 //! Opening a store for writing.
 
+use crate::backup::is_no_backup;
 use crate::catch_up::{Damage, catch_up, owe_missed, owe_pending, read_forgotten, to_the_end};
 use crate::description::{Description, STORE_FILE, is_unused, make_directory};
 use crate::handle::StoreHandle;
@@ -106,6 +107,7 @@ fn take(
     home: &Path,
     options: &StoreOptions,
 ) -> Result<(Box<dyn Send + Sync>, Description, bool), StoreError> {
+    is_no_backup(io, home)?;
     if Description::read(io, home)?.is_none() {
         if !options.create {
             return Err(StoreError::NotFound { path: home.to_owned() });

@@ -1,5 +1,6 @@
 //! A new catalog, from what segments and journals hold.
 
+use crate::backup::is_no_backup;
 use crate::catch_up::{Span, read_journals};
 use crate::description::Description;
 use crate::logs::Logs;
@@ -57,6 +58,7 @@ pub fn rebuild(
 ) -> Result<RebuildProgress, StoreError> {
     let io: Arc<dyn Io> = Arc::new(RingIo::new());
     let not_found = || StoreError::NotFound { path: home.to_owned() };
+    is_no_backup(&*io, home)?;
     let found = Description::read(&*io, home)?.ok_or_else(not_found)?;
     let _lock = take_lock(&*io, home)?;
     let volumes = volume::locate(&*io, home, &found)?;

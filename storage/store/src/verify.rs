@@ -10,11 +10,11 @@ use crate::{StoreError, backup};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, Filter, Query};
 use sidetone_log::{
-    Content, Damage, Fact, FactRecord, Fault, Finding, KnownEnd, LogError, LogPosition, SegmentEntry, SegmentNumber,
-    Verified, VolumeNumber, merkle,
+    Content, Damage, Fact, FactRecord, FactSequence, Fault, Finding, KnownEnd, LogError, LogPosition, SegmentEntry,
+    SegmentNumber, Verified, VolumeNumber, merkle,
 };
 use sidetone_model::{CaptureTime, Recording, RecordingId, Tick, TrackId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -30,7 +30,8 @@ const MAY_BE_OPEN: u32 = 2 * crate::keeper::OPEN_SPAN;
 pub struct VerifyOptions {
     /// Not faster than this, so that recording has its disks. Absent: as fast as they are.
     pub bytes_per_second: Option<u64>,
-    /// The catalog was copied before the logs, and nobody has opened the store since: what lies behind what it knows is not its damage.
+    /// The catalog was copied before the logs, and nobody has opened the store since: what only the journals
+    /// tell of is not its damage.
     pub catalog_is_older: bool,
 }
 
@@ -143,11 +144,11 @@ impl StoreReader {
             catalog_fault: None,
             report: VerifyReport::default(),
             progress: VerifyProgress::default(),
-            catalog_is_older: options.catalog_is_older,
+            behind: Behind::default(),
             pace: Pace { bytes_per_second: options.bytes_per_second, began: Instant::now() },
             tell: progress,
         };
-        check.run()?;
+        check.run(options.catalog_is_older)?;
         Ok(check.report)
     }
 }
@@ -166,13 +167,30 @@ impl Pace {
     }
 }
 
+/// Facts by what they are about and their sequence, and the runs that they announce, by recording, segment and offset.
+#[derive(Default)]
+struct Behind {
+    facts: HashSet<(Option<RecordingId>, FactSequence)>,
+    runs: HashSet<(RecordingId, SegmentNumber, u64)>,
+}
+
+impl Behind {
+    /// In a segment, the document of a recording that goes on has the sequence before that of the whole.
+    fn knows(&self, record: &FactRecord) -> bool {
+        let about = record.fact.recording();
+        let whole = FactSequence(record.sequence.0.saturating_add(1));
+        [record.sequence, whole].into_iter().any(|sequence| self.facts.contains(&(about, sequence)))
+    }
+}
+
 struct Check<'a> {
     reader: &'a StoreReader,
     /// Everything in the journals before these positions is durable and in the catalog.
     applied: BTreeMap<VolumeNumber, LogPosition>,
     /// Why the catalog could not answer, the last time.
     catalog_fault: Option<String>,
-    catalog_is_older: bool,
+    /// What the journals hold that an older catalog does not know yet.
+    behind: Behind,
     report: VerifyReport,
     progress: VerifyProgress,
     pace: Pace,
@@ -180,10 +198,13 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn run(&mut self) -> Result<(), StoreError> {
+    fn run(&mut self, catalog_is_older: bool) -> Result<(), StoreError> {
         let reader = self.reader;
         let applied = reader.refresh().and_then(|()| Ok(self.catalog().applied()?));
         self.applied = self.answer(applied);
+        if catalog_is_older {
+            self.behind = self.behind();
+        }
         let mut files = Vec::new();
         for logs in reader.logs().volumes() {
             let volume = logs.volume.number;
@@ -484,7 +505,7 @@ impl Check<'_> {
                     let is_known = |check: &Self| {
                         // One that is being announced is in no footer yet.
                         let is_known = !contents.closed
-                            || check.catalog_is_older && sealed.run.offset >= at_least
+                            || check.behind.runs.contains(&(sealed.recording, sealed.run.segment, sealed.run.offset))
                             || check.catalog().runs(sealed.recording)?.contains(&sealed.run);
                         Ok(is_known)
                     };
@@ -525,9 +546,26 @@ impl Check<'_> {
         Ok((!is_known).then_some((record.fact.recording(), what)))
     }
 
+    /// What cannot be read of the journals is told by the check of their files.
+    fn behind(&self) -> Behind {
+        let mut behind = Behind::default();
+        for logs in self.reader.logs().volumes() {
+            let from = self.applied.get(&logs.volume.number).copied().unwrap_or_default();
+            let Ok(scan) = logs.journal.scan(from, KnownEnd::AtLeast(from)) else { continue };
+            for entry in scan.filter_map(Result::ok) {
+                let Content::Fact(record) = entry.content else { continue };
+                if let Fact::Sealed { recording, run, .. } = &record.fact {
+                    behind.runs.insert((*recording, run.segment, run.offset));
+                }
+                behind.facts.insert((record.fact.recording(), record.sequence));
+            }
+        }
+        behind
+    }
+
     fn knows(&self, record: &FactRecord) -> Result<bool, StoreError> {
         let catalog = self.catalog();
-        if self.catalog_is_older && record.sequence > catalog.sequence()? {
+        if self.behind.knows(record) {
             return Ok(true);
         }
         let newest = |is_kind: fn(&Fact) -> bool, id: RecordingId| {

@@ -653,6 +653,11 @@ fn what_was_sealed_while_a_backup_was_made_is_not_its_damage() {
     assert!(is_copying);
     let report = check(&path("backup"));
     assert!(report.is_clean(), "{:?}", report.bad);
+    // It is none of these.
+    let is_backup = |error: StoreError| matches!(error, StoreError::IsABackup { .. });
+    assert!(is_backup(rebuild(&path("backup"), &RebuildOptions::default(), &mut |_| {}).unwrap_err()));
+    assert!(is_backup(backup(&path("backup"), &path("of it"), &BackupOptions::default(), &mut |_| {}).unwrap_err()));
+    assert!(is_backup(Store::open(&path("backup"), &options).err().unwrap()));
     restore(&path("backup"), &path("again"), &[], &mut |_| {}).unwrap();
     let options_of_check = VerifyOptions { catalog_is_older: true, ..VerifyOptions::default() };
     let report = verify(&path("again"), &options_of_check, &mut |_| ControlFlow::Continue(())).unwrap();
@@ -667,6 +672,13 @@ fn what_was_sealed_while_a_backup_was_made_is_not_its_damage() {
     again.close();
     assert!(check(&path("again")).is_clean());
     store.close();
+    // Without its catalog a store is not saved as one that is empty, and a new one knows nothing that only segments hold.
+    std::fs::remove_dir_all(path("again").join("catalog")).unwrap();
+    let refused = backup(&path("again"), &path("backup"), &BackupOptions::default(), &mut |_| {}).unwrap_err();
+    assert!(refused.to_string().contains("`sidetone store rebuild`"), "{refused}");
+    drop(RocksCatalog::open(&path("again").join("catalog")).unwrap());
+    std::fs::remove_dir_all(path("again").join("journal")).unwrap();
+    assert!(!verify(&path("again"), &options_of_check, &mut |_| ControlFlow::Continue(())).unwrap().is_clean());
 }
 
 #[test]
