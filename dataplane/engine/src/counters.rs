@@ -172,11 +172,20 @@ pub struct EncoderCounters {
     /// Packets of streams whose track was already finished.
     pub after_end: Counter,
     ends: [Counter; PacketEnd::ALL.len()],
+    /// Packets that are encoded, but the writer had no room for their end.
+    pub cut_short: Counter,
     /// Packets that wait in reorder windows and open chunks.
     pub waiting: Counter,
     pub tracks: Counter,
     pub chunks: Counter,
     pub panics: Counter,
+}
+
+/// Packets of tracks by what became of them.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct PacketSums {
+    pub(crate) ends: [u64; PacketEnd::ALL.len()],
+    pub(crate) cut_short: u64,
 }
 
 impl EncoderCounters {
@@ -185,10 +194,11 @@ impl EncoderCounters {
     }
 
     /// Shows these sums over all tracks, past and present.
-    pub(crate) fn publish(&self, sums: &[u64; PacketEnd::ALL.len()], waiting: u64) {
-        for (counter, sum) in self.ends.iter().zip(sums) {
-            counter.set(*sum);
+    pub(crate) fn publish(&self, sums: &PacketSums, waiting: u64) {
+        for (counter, sum) in self.ends.iter().zip(sums.ends) {
+            counter.set(sum);
         }
+        self.cut_short.set(sums.cut_short);
         self.waiting.set(waiting);
     }
 }

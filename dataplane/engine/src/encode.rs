@@ -3,7 +3,7 @@
 //! Driven by its rings alone: receive threads say what time it is, so live capture and replay run the same code. A track
 //! that breaks an invariant of ours is dropped and counted; the others go on.
 
-use crate::counters::{EncoderCounters, PacketEnd};
+use crate::counters::{EncoderCounters, PacketEnd, PacketSums};
 use crate::message::{FinishTracks, OpenStream, kind};
 use crate::ring::{MessageConsumer, MessageHeader, MessageProducer};
 use sidetone_calls::{MeasuredTrack, TrackReport};
@@ -90,7 +90,7 @@ pub(crate) struct Encoder {
     broken: BTreeMap<(RecordingId, TrackId), TrackReport>,
     final_reports: VecDeque<TrackReport>,
     /// Sums over tracks that are gone; the counters show these plus the living.
-    past: [u64; PacketEnd::ALL.len()],
+    past: PacketSums,
     last_round: CaptureTime,
     /// The cut at which chunks were sealed last.
     last_cut: Tick,
@@ -111,7 +111,7 @@ impl Encoder {
             finished: VecDeque::new(),
             broken: BTreeMap::new(),
             final_reports: VecDeque::new(),
-            past: [0; PacketEnd::ALL.len()],
+            past: PacketSums::default(),
             last_round: CaptureTime::ZERO,
             last_cut: Tick::default(),
             scratch: Vec::with_capacity(64 * 1024),
@@ -357,7 +357,7 @@ impl Encoder {
         // What the track never came to decide (it broke an invariant) ends as the encoder's loss.
         let accounting = slot.track.accounting();
         add(&mut self.past, &accounting);
-        self.past[PacketEnd::LostToEncoder as usize] += accounting.pending;
+        self.past.ends[PacketEnd::LostToEncoder as usize] += accounting.pending;
         self.counters.tracks.set(self.tracks.len() as u64);
     }
 
@@ -405,8 +405,9 @@ fn report(id: (RecordingId, TrackId), slot: &TrackSlot, is_final: bool) -> Track
 }
 
 /// Adds a track's packets by what became of them. What its ring lost before the encoder is counted by the receive thread.
-fn add(sums: &mut [u64; PacketEnd::ALL.len()], track: &TrackAccounting) {
-    for (sum, end) in sums.iter_mut().zip(PacketEnd::ALL) {
+fn add(sums: &mut PacketSums, track: &TrackAccounting) {
+    sums.cut_short += track.cut_short;
+    for (sum, end) in sums.ends.iter_mut().zip(PacketEnd::ALL) {
         *sum += match end {
             PacketEnd::Encoded => track.encoded,
             PacketEnd::Duplicate => track.duplicates,

@@ -46,7 +46,7 @@ pub(crate) struct FinishTracks {
 pub(crate) struct WriterLoss {
     pub(crate) recording: RecordingId,
     pub(crate) track: TrackId,
-    pub(crate) packets: u16,
+    pub(crate) packets: u32,
 }
 
 /// Kinds in the rings of bytes (`MessageHeader::kind`).

@@ -273,8 +273,8 @@ impl EngineMetrics {
             ),
             single_counter(
                 "sidetone_writer_packets_lost_total",
-                "Packets whose encoded audio could not be written.",
-                writer.lost_packets.get(),
+                "Packets whose encoded audio, or the end of it, could not be written.",
+                writer.lost_packets.get() + self.observed.encoders.iter().map(|e| e.cut_short.get()).sum::<u64>(),
             ),
             single_counter("sidetone_writer_errors_total", "Failed operations of the store.", writer.errors.get()),
             single_counter(

@@ -11,7 +11,7 @@ use crate::flush::FlushPlan;
 use crate::message::WriterLoss;
 use crate::ring::MessageConsumer;
 use sidetone_log::{ChunkHeader, Fact};
-use sidetone_model::{CaptureTime, Recording, RecordingId, RecordingState, Track, TrackId};
+use sidetone_model::{CaptureTime, Recording, RecordingId, RecordingState, Tick, Track, TrackId};
 use sidetone_store::{StoreError, StoreWriter};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,14 +40,34 @@ pub(crate) struct Writer {
     refused: BTreeMap<RecordingId, Fact>,
     /// When they were offered again last.
     retried_at: CaptureTime,
-    /// Packets whose audio was lost here, per track of recordings that are not over.
-    lost: BTreeMap<(RecordingId, TrackId), u64>,
+    /// What was lost here, per track of recordings that are not over.
+    lost: BTreeMap<(RecordingId, TrackId), LostAudio>,
     /// The system clock was set, and no fact tells of it yet: when, and by how many seconds.
     stepped: Option<(CaptureTime, f64)>,
     /// When a failure was logged last, and how many there were since.
     told_at: CaptureTime,
     untold: u64,
     scratch: Vec<u8>,
+}
+
+/// What a track has lost here.
+#[derive(Default)]
+struct LostAudio {
+    packets: u64,
+    /// The end of the last chunk lost.
+    until: Tick,
+}
+
+impl LostAudio {
+    /// Adds a chunk. Gives the packets that are not whole because of it, and were before.
+    fn add(&mut self, chunk: &ChunkHeader) -> u32 {
+        // A chunk without a packet of its own holds the end of the one before it; that may be lost already.
+        let is_end = chunk.packets == 0 && self.until != chunk.first_tick;
+        let packets = if is_end { 1 } else { u32::from(chunk.packets) };
+        self.packets += u64::from(packets);
+        self.until = Tick(chunk.first_tick.0.saturating_add(u64::from(chunk.ticks)));
+        packets
+    }
 }
 
 impl Writer {
@@ -115,11 +135,11 @@ impl Writer {
                 self.counters.bytes.add(self.scratch.len() as u64);
             }
             Err(error) => {
-                self.counters.lost_packets.add(u64::from(header.packets));
+                let packets = self.lost.entry((header.recording, header.track)).or_default().add(header);
+                self.counters.lost_packets.add(u64::from(packets));
                 self.on_error(&error, "audio is lost until the store takes it again", now);
-                *self.lost.entry((header.recording, header.track)).or_default() += u64::from(header.packets);
                 // For the live view. When the ring is full, the recording's last fact tells all the same.
-                let loss = WriterLoss { recording: header.recording, track: header.track, packets: header.packets };
+                let loss = WriterLoss { recording: header.recording, track: header.track, packets };
                 let _ring_full = self.rings.losses.push(loss);
             }
         }
@@ -210,8 +230,8 @@ impl Writer {
 
 /// A recording that is over is not complete if its audio was lost here, also when the call thread could not know in time.
 /// `None` when its document tells of every loss already.
-fn with_losses(recording: &Recording, lost: &BTreeMap<(RecordingId, TrackId), u64>) -> Option<Recording> {
-    let here = |track: &Track| lost.get(&(recording.id, track.id)).copied().unwrap_or(0);
+fn with_losses(recording: &Recording, lost: &BTreeMap<(RecordingId, TrackId), LostAudio>) -> Option<Recording> {
+    let here = |track: &Track| lost.get(&(recording.id, track.id)).map_or(0, |lost| lost.packets);
     let is_told = recording.tracks.iter().all(|track| track.losses.writer >= here(track));
     if recording.state == RecordingState::Active || is_told {
         return None;

@@ -7,6 +7,9 @@
 //! if nothing had happened. After a longer one the encoder starts from fresh, and the steps between hold no packet. Before
 //! that, one more step is encoded if the last one did not end in silence, because its last 6.5 ms only come out then.
 //!
+//! **Packets.** A packet counts in the chunk that holds its beginning. One that has a cut in the middle ends in the next chunk, which
+//! counts no packet if the sound ends there; and so may what Opus held back. Who loses such a chunk has lost the end of a packet.
+//!
 //! **Cuts.** A chunk ends before the next multiple of [`TrackConfig::chunk_ticks`], and is sealed when that cut's time has come, full
 //! or not.
 //!
@@ -51,6 +54,8 @@ pub(crate) struct ChunkCounts {
     pub(crate) taken: u64,
     /// In chunks that the sink had no room for.
     pub(crate) refused: u64,
+    /// Of `taken`: those whose last milliseconds were in a chunk that the sink had no room for.
+    pub(crate) cut_short: u64,
     /// In steps that Opus failed to encode.
     pub(crate) failed: u64,
     /// Grid steps encoded, silence included.
@@ -73,6 +78,8 @@ pub(crate) struct ChunkWriter {
     ticks: u16,
     packets: u16,
     payload: ChunkPayload,
+    /// The sink had no room for the chunk before.
+    was_refused: bool,
     counts: ChunkCounts,
 }
 
@@ -107,6 +114,7 @@ impl ChunkWriter {
             ticks: 0,
             packets: 0,
             payload: ChunkPayload(Vec::with_capacity(room(config))),
+            was_refused: false,
             counts: ChunkCounts::default(),
         })
     }
@@ -231,11 +239,14 @@ impl ChunkWriter {
             nonce: [0; 12],
             tag: [0; 16],
         };
-        if sink.chunk(&header, &self.payload.0) {
+        let is_taken = sink.chunk(&header, &self.payload.0);
+        if is_taken {
             self.counts.taken += u64::from(self.packets);
         } else {
             self.counts.refused += u64::from(self.packets);
+            self.counts.cut_short += u64::from(self.packets == 0 && !self.was_refused);
         }
+        self.was_refused = !is_taken;
         self.payload.0.clear();
         self.ticks = 0;
         self.packets = 0;

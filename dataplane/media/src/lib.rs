@@ -138,6 +138,8 @@ pub struct TrackAccounting {
     pub lost_before_encoder: u64,
     /// In chunks that the writer had no room for.
     pub lost_to_writer: u64,
+    /// Of `encoded`: the writer had no room for the chunk with their last milliseconds.
+    pub cut_short: u64,
     /// In grid steps that Opus failed to encode.
     pub failed: u64,
 

@@ -135,7 +135,7 @@ impl Track {
                 network: self.streams.iter().map(Stream::lost_in_network).sum(),
                 capture: 0,
                 encoder: accounting.lost_to_encoder(),
-                writer: accounting.lost_to_writer,
+                writer: accounting.lost_to_writer + accounting.cut_short,
             },
             encrypted: self.streams.iter().any(|s| s.was_encrypted),
             decodable: accounting.undecodable == 0 || accounting.decoded() > 0,
@@ -149,6 +149,7 @@ impl Track {
         let mut sum = TrackAccounting {
             encoded: counts.taken,
             lost_to_writer: counts.refused,
+            cut_short: counts.cut_short,
             failed: counts.failed,
             pending: self.output.pending_packets(),
             beyond_stream_limit: self.refused,

@@ -443,6 +443,26 @@ fn a_refusing_writer_and_a_full_ring_are_held_against_the_recording() {
 }
 
 #[test]
+fn the_end_of_a_packet_that_found_no_room_is_held_against_the_recording() {
+    // The last packet lies over the cut at 700 ms: 8 ms of it before, 12 ms behind.
+    let samples = warble(8000);
+    let (mut track, mut writer) = (new_track(&TrackConfig::default()), Writer::default());
+    let slot = open(&mut track, 1);
+    let start = (700 - EPOCH_NS / 1_000_000 % 700) as f64;
+    for (ms, _, packet) in arrivals_of(&samples[..35 * 160], start + 8.0) {
+        delivery(&mut track, slot, at_ms(ms), &packet, &mut writer);
+    }
+    writer.refuse_every = Some(2);
+    track.finish(at_ms(start + 2000.0), &mut writer);
+    let shape: Vec<_> = writer.chunks.iter().map(|(header, _)| (header.ticks, header.packets)).collect();
+    assert_eq!((shape, writer.offered, writer.refused_packets), (vec![(35, 35)], 2, 0));
+    let accounting = track.accounting();
+    assert!(accounting.is_balanced(), "{accounting:?}");
+    assert_eq!((accounting.encoded, accounting.lost_to_writer, accounting.cut_short), (35, 0, 1));
+    assert_eq!(track.measured().losses.writer, 1);
+}
+
+#[test]
 fn a_capture_clock_that_jumps_by_decades_costs_nothing() {
     let said = warble(8000 * 2);
     let (mut track, mut writer) = (new_track(&TrackConfig::default()), Writer::default());

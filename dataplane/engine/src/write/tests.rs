@@ -98,12 +98,16 @@ impl Desk {
     }
 
     fn chunk(&mut self, recording: RecordingId, track: u8, first_tick: u64, ticks: u16) {
+        self.chunk_of(recording, track, first_tick, ticks, ticks);
+    }
+
+    fn chunk_of(&mut self, recording: RecordingId, track: u8, first_tick: u64, ticks: u16, packets: u16) {
         let header = ChunkHeader {
             recording,
             track: TrackId(track),
             first_tick: Tick(first_tick),
             ticks,
-            packets: ticks,
+            packets,
             codec: ChunkCodec::OpusNarrowband,
             key_id: [0; 16],
             nonce: [0; 12],
@@ -307,10 +311,47 @@ fn what_no_volume_takes_is_told_to_the_packet_by_the_recording_that_lost_it() {
 }
 
 #[test]
+fn a_call_that_lost_only_the_end_of_its_last_packet_is_not_whole() {
+    let mut desk = Desk::new(6);
+    for call in 0..2 {
+        desk.save(recording(call, RecordingState::Active));
+        for track in 0..2 {
+            desk.chunk(id(call), track, CUT, 35);
+        }
+    }
+    desk.pass(700);
+    for volume in [HOME, OTHER] {
+        desk.disk.set_down(Path::new(volume), true);
+    }
+    desk.pass(700);
+    assert!(desk.counters.is_failing());
+    // The last packet of one call lies over a cut; the other call goes on over it, and loses the packets behind it with their end.
+    desk.chunk_of(id(0), 1, CUT + 35, 2, 0);
+    desk.chunk(id(1), 1, CUT + 35, 35);
+    desk.chunk_of(id(1), 1, CUT + 70, 1, 0);
+    desk.pass(700);
+    for volume in [HOME, OTHER] {
+        desk.disk.set_down(Path::new(volume), false);
+    }
+    desk.pass(8000);
+    for call in 0..2 {
+        desk.save(recording(call, RecordingState::Complete));
+    }
+    desk.pass(2000);
+    let told: Vec<_> = desk
+        .completed()
+        .iter()
+        .map(|recording| (recording.id, recording.state, recording.tracks[1].losses.writer))
+        .collect();
+    assert_eq!(told, [(id(0), RecordingState::Incomplete, 1), (id(1), RecordingState::Incomplete, 35)]);
+    assert_eq!(desk.counters.lost_packets.get(), 36);
+}
+
+#[test]
 fn a_recording_whose_audio_was_lost_after_its_last_report_is_incomplete() {
     let mut recording = recording(1, RecordingState::Complete);
     recording.tracks[1].losses.writer = 20;
-    let lost = |packets| BTreeMap::from([((recording.id, TrackId(1)), packets)]);
+    let lost = |packets| BTreeMap::from([((recording.id, TrackId(1)), LostAudio { packets, until: Tick(CUT) })]);
     let corrected = with_losses(&recording, &lost(50)).expect("30 packets more were lost than it tells");
     assert_eq!((corrected.state, corrected.tracks[1].losses.writer), (RecordingState::Incomplete, 50));
     assert_eq!(with_losses(&recording, &lost(20)), None);
