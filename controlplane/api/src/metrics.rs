@@ -97,6 +97,7 @@ pub(crate) async fn metrics(
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use serde_json::Value;
 
     const DASHBOARD: &str = include_str!("../../../docs/grafana.json");
@@ -120,5 +121,30 @@ mod tests {
             }
         }
         assert!(asked > 30, "{asked}");
+    }
+
+    /// As the engine's metrics are held to it (`sidetone_engine`).
+    #[test]
+    fn the_manual_lists_exactly_these_metrics() {
+        let registry = Registry::new();
+        let metrics = ApiMetrics::register(&registry).unwrap();
+        // A family without a series shows nothing.
+        metrics.requests.with_label_values(&["none", "4xx"]).inc();
+        let mut families: Vec<String> = registry
+            .gather()
+            .iter()
+            .map(|family| format!("`{}` {}.", family.name(), family.help().trim_end_matches('.')))
+            .collect();
+        families.sort_unstable();
+        let manual = include_str!("../../../docs/metrics.md");
+        let rows = manual.lines().filter(|line| line.starts_with("| `sidetone_api_"));
+        let mut named: Vec<String> = rows
+            .map(|row| {
+                let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+                format!("{} {}", cells[1], cells[3])
+            })
+            .collect();
+        named.sort_unstable();
+        assert_eq!(named, families);
     }
 }
