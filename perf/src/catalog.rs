@@ -12,7 +12,7 @@ use crate::measure::{Spread, Times, forget_cached, thread_cpu_seconds};
 use anyhow::{Context, Result};
 use questions::{QUESTIONS, question};
 use serde::Serialize;
-use sidetone_catalog::{Catalog, CatalogOptions, Changes, Query, RocksCatalog};
+use sidetone_catalog::{Catalog, CatalogBuilder, CatalogError, CatalogOptions, Changes, Query, RocksCatalog};
 use sidetone_log::{LogPosition, VolumeNumber};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -251,14 +251,15 @@ impl Filling {
 fn fill_both_ways(world: &World, path: &Path) -> Result<Filled> {
     let inserted = INSERTED_MAX.min(world.recordings / 2);
     let rebuilt = world.recordings - inserted;
-    let catalog = RocksCatalog::create_bulk(path, &CatalogOptions::default())?;
-    let feeding = fill(&catalog, world, 0..rebuilt)?;
+    let builder = CatalogBuilder::create(path, &CatalogOptions::default())?;
+    let feeding = fill(world, 0..rebuilt, |changes, _| builder.add(changes))?;
     let finishing = Instant::now();
-    catalog.finish()?;
+    builder.finish(std::thread::available_parallelism()?.get(), &mut |_| {})?.persist()?;
     let finished = feeding.wall + finishing.elapsed();
 
     let catalog = RocksCatalog::open(path)?;
-    let inserting = fill(&catalog, world, rebuilt..world.recordings)?;
+    let insert = |changes: &Changes, position| catalog.apply(changes, &[position]);
+    let inserting = fill(world, rebuilt..world.recordings, insert)?;
     catalog.persist()?;
     Ok(Filled { rebuilt, feeding, finished, inserted, inserting })
 }
@@ -270,8 +271,12 @@ struct Took {
     cpu_seconds: f64,
 }
 
-/// Applies these recordings, and tells how long that took without making them ready.
-fn fill(catalog: &RocksCatalog, world: &World, numbers: std::ops::Range<u64>) -> Result<Took> {
+/// Brings in these recordings, and tells how long that took without making them ready.
+fn fill(
+    world: &World,
+    numbers: std::ops::Range<u64>,
+    bring_in: impl Fn(&Changes, (VolumeNumber, LogPosition)) -> Result<(), CatalogError>,
+) -> Result<Took> {
     let mut took = Took::default();
     let mut next = numbers.start;
     while next < numbers.end {
@@ -280,7 +285,7 @@ fn fill(catalog: &RocksCatalog, world: &World, numbers: std::ops::Range<u64>) ->
             (next..end).step_by(BATCH as usize).map(|first| changes(world, first..end.min(first + BATCH))).collect();
         let (started, cpu_started) = (Instant::now(), thread_cpu_seconds());
         for (batch, first) in batches.iter().zip((next..).step_by(BATCH as usize)) {
-            catalog.apply(batch, &[applied(first + BATCH)])?;
+            bring_in(batch, applied(first + BATCH))?;
         }
         took.wall += started.elapsed();
         took.cpu_seconds += thread_cpu_seconds() - cpu_started;

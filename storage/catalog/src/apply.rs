@@ -16,7 +16,6 @@ use rocksdb::WriteBatch;
 use sidetone_log::{Fact, FactSequence, LogPosition, Through, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId, SavedCall};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
 use uuid::Uuid;
 
 /// The identifier that stands for facts that are about no recording.
@@ -34,7 +33,8 @@ impl Totals {
     pub(crate) fn load(database: &Database) -> Result<Self, CatalogError> {
         let mut totals = Self::default();
         if let Some(value) = database.get(Family::Meta, META_COUNTERS)? {
-            totals.counters = Counters::decode(&value).ok_or_else(|| database.damaged("its counters"))?;
+            let counters = Counters::read(&mut crate::bytes::Reader(&value));
+            totals.counters = counters.ok_or_else(|| database.damaged("its counters"))?;
         }
         if let Some(value) = database.get(Family::Meta, META_SEQUENCE)? {
             let bytes = <[u8; 8]>::try_from(&value[..]).ok().ok_or_else(|| database.damaged("its highest sequence"))?;
@@ -47,7 +47,7 @@ impl Totals {
         Ok(totals)
     }
 
-    fn write(&self, database: &Database, batch: &mut WriteBatch) {
+    pub(crate) fn write(&self, database: &Database, batch: &mut WriteBatch) {
         let meta = database.family(Family::Meta);
         let mut applied = crate::bytes::Writer::default();
         write_places(&mut applied, &self.applied);
@@ -57,53 +57,8 @@ impl Totals {
     }
 }
 
-/// What the writing side knows of the catalog without asking.
-pub(crate) struct Known {
-    texts: KnownTexts,
-    /// Of a catalog that is being made.
-    seen: Option<Seen>,
-}
-
-impl Known {
-    /// `is_empty`: there is nothing in the catalog yet, so that whatever was not seen is not in it.
-    pub(crate) fn new(is_empty: bool) -> Self {
-        Self { texts: KnownTexts::new(), seen: is_empty.then(Seen::new) }
-    }
-
-    /// Whether the catalog has nothing of a recording, or of a text, for sure; asked once before each is written.
-    fn is_new(&mut self, key: &[u8]) -> bool {
-        self.seen.as_mut().is_some_and(|seen| seen.is_first(key))
-    }
-}
-
-/// Keys that were asked for: a set of fixed size, which now and then takes a new key for one that it has (of ten million one in
-/// a thousand). Memory is taken as it fills.
-struct Seen {
-    hasher: std::hash::RandomState,
-    bits: Vec<u64>,
-}
-
-impl Seen {
-    const BITS: u64 = 1 << 29;
-
-    fn new() -> Self {
-        Self { hasher: std::hash::RandomState::new(), bits: vec![0; (Self::BITS / 64) as usize] }
-    }
-
-    fn is_first(&mut self, key: &[u8]) -> bool {
-        let hash = std::hash::BuildHasher::hash_one(&self.hasher, key);
-        let mut is_first = false;
-        for bit in [hash % Self::BITS, (hash >> 32) % Self::BITS] {
-            let word = &mut self.bits[(bit / 64) as usize];
-            is_first |= *word & 1 << (bit % 64) == 0;
-            *word |= 1 << (bit % 64);
-        }
-        is_first
-    }
-}
-
 /// Texts that are known to be in the catalog: a guess at what comes again, of fixed size.
-struct KnownTexts {
+pub(crate) struct KnownTexts {
     hasher: std::hash::RandomState,
     hashes: Vec<u64>,
 }
@@ -111,12 +66,20 @@ struct KnownTexts {
 impl KnownTexts {
     const SLOTS: usize = 1 << 18;
 
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { hasher: std::hash::RandomState::new(), hashes: vec![0; Self::SLOTS] }
     }
 
-    fn hash(&self, term: &Term) -> u64 {
-        std::hash::BuildHasher::hash_one(&self.hasher, term.as_bytes())
+    /// Whether it is not known of the bytes of a term. It is from now on.
+    pub(crate) fn is_new(&mut self, term: &[u8]) -> bool {
+        let hash = self.hash(term);
+        let is_new = !self.contains(hash);
+        self.insert(hash);
+        is_new
+    }
+
+    fn hash(&self, term: &[u8]) -> u64 {
+        std::hash::BuildHasher::hash_one(&self.hasher, term)
     }
 
     fn contains(&self, hash: u64) -> bool {
@@ -132,7 +95,7 @@ impl KnownTexts {
 pub(crate) fn apply(
     database: &Database,
     totals: &Totals,
-    known: &mut Known,
+    texts: &mut KnownTexts,
     changes: &Changes,
     applied: &[(VolumeNumber, LogPosition)],
 ) -> Result<Totals, CatalogError> {
@@ -146,7 +109,7 @@ pub(crate) fn apply(
         batch: WriteBatch::default(),
         postings: Vec::new(),
         old_postings: Vec::new(),
-        known,
+        texts,
         new_texts: HashSet::new(),
         parts: Vec::new(),
         totals: totals.clone(),
@@ -187,7 +150,7 @@ struct Writing<'a> {
     postings: Vec<Vec<u8>>,
     /// Goes before `postings` come: what one recording leaves another may have taken up in the same batch.
     old_postings: Vec<Vec<u8>>,
-    known: &'a mut Known,
+    texts: &'a mut KnownTexts,
     new_texts: HashSet<u64>,
     parts: Vec<Vec<u8>>,
     totals: Totals,
@@ -204,7 +167,7 @@ impl Writing<'_> {
         self.parts.iter().for_each(|key| self.batch.put_cf(parts, key, []));
         self.totals.write(self.database, &mut self.batch);
         self.database.write(self.batch)?;
-        self.new_texts.iter().for_each(|&hash| self.known.texts.insert(hash));
+        self.new_texts.iter().for_each(|&hash| self.texts.insert(hash));
         Ok(self.totals)
     }
 
@@ -225,29 +188,9 @@ impl Writing<'_> {
     }
 
     fn recording(&mut self, id: RecordingId, part: &Part<'_>) -> Result<(), CatalogError> {
-        let is_new = self.known.is_new(id.0.as_bytes());
-        let old = if is_new { None } else { load(&self.view, id)? };
+        let old = load(&self.view, id)?;
         let mut row = old.clone().unwrap_or_default();
-        let mut new_tracker = None;
-        for FactChange { record, places } in &part.facts {
-            match &record.fact {
-                Fact::Recording { recording, resume } => {
-                    let taken = Newest::take(&mut row.document, record.sequence, places, || Arc::clone(recording));
-                    if taken {
-                        new_tracker = Some(resume.as_ref());
-                    }
-                }
-                Fact::Annotations { annotations, .. } => {
-                    Newest::take(&mut row.annotations, record.sequence, places, || annotations.clone());
-                }
-                Fact::Sealed { run, through, .. } => {
-                    row.add_run(run);
-                    through.iter().for_each(|through| row.settle(through));
-                }
-                // Below.
-                Fact::Replayed { .. } | Fact::Clock { .. } => {}
-            }
-        }
+        let new_tracker = row.take_in(part.facts.iter().copied());
         part.settled.iter().for_each(|through| row.settle(through));
         row.forget_settled();
         let is_changed = !part.facts.is_empty() || !part.settled.is_empty();
@@ -261,7 +204,7 @@ impl Writing<'_> {
         if id == NO_RECORDING {
             self.others(&part.facts, old.as_ref(), &row, &mut facts)?;
         }
-        let stored = if is_new { None } else { self.view.need(id)? };
+        let stored = self.view.need(id)?;
         self.need((id, part), old.as_ref(), &row, facts, stored)
     }
 
@@ -328,12 +271,12 @@ impl Writing<'_> {
     /// Makes a text's parts findable. They stay, also when no recording has the text any more.
     fn put_parts(&mut self, term: &Term) -> Result<(), CatalogError> {
         let Some((kind, text)) = term.as_text() else { return Ok(()) };
-        let hash = self.known.texts.hash(term);
-        if self.known.texts.contains(hash) || !self.new_texts.insert(hash) {
+        let hash = self.texts.hash(term.as_bytes());
+        if self.texts.contains(hash) || !self.new_texts.insert(hash) {
             return Ok(());
         }
         let key = text_key(kind, text);
-        if self.known.is_new(&key) || self.view.get(Family::Texts, &key)?.is_none() {
+        if self.view.get(Family::Texts, &key)?.is_none() {
             self.batch.put_cf(self.database.family(Family::Texts), key, []);
             self.parts.extend(part_keys(kind, text));
         }

@@ -111,6 +111,16 @@ impl Changes {
         chunks.len() + facts.len() + settled.len() + owed.len() + paid.len() + segment_ends.len()
     }
 
+    pub(crate) fn append(&mut self, other: Self) {
+        let Self { chunks, facts, settled, owed, paid, segment_ends } = other;
+        self.chunks.extend(chunks);
+        self.facts.extend(facts);
+        self.settled.extend(settled);
+        self.owed.extend(owed);
+        self.paid.extend(paid);
+        self.segment_ends.extend(segment_ends);
+    }
+
     pub fn clear(&mut self) {
         self.chunks.clear();
         self.facts.clear();

@@ -71,6 +71,15 @@ impl Family {
     }
 }
 
+/// A family is as far along as its place in the list says.
+const _: () = {
+    let mut at = 0;
+    while at < Family::ALL.len() {
+        assert!(Family::ALL[at] as usize == at);
+        at += 1;
+    }
+};
+
 /// What opening a catalog may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CatalogOptions {
@@ -91,8 +100,7 @@ impl Default for CatalogOptions {
 pub(crate) enum Mode {
     /// For writing; made when it is not there.
     Primary,
-    /// As [`Self::Primary`], without a write-ahead log, and tables are put in order at the end: for making a catalog
-    /// anew.
+    /// As [`Self::Primary`], without a write-ahead log: for making a catalog anew.
     Bulk,
     /// For reading, with the disk as it is, where writing is not possible.
     ReadOnly,
@@ -130,7 +138,7 @@ impl Database {
         let database_options = database_options(options, &mode);
         let cache = Cache::new_lru_cache(options.block_cache_bytes);
         let ours = Family::ALL
-            .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, options, &mode, &cache)));
+            .map(|family| ColumnFamilyDescriptor::new(family.name(), family_options(family, options, &cache)));
         // RocksDB insists on `default`, and on every other one that is there.
         let is_ours = |name: &str| Family::ALL.iter().any(|family| family.name() == name);
         let others = found.iter().map(String::as_str).filter(|name| !is_ours(name) && *name != "default");
@@ -243,31 +251,32 @@ impl Database {
         self.db.flush_cfs_opt(&families, &options).map_err(|source| self.error("flush", source))
     }
 
-    /// Puts all tables in order: each family in its last level, in its final compression. Tells how many could not be, which RocksDB
-    /// does later.
-    pub(crate) fn compact(&self) -> Result<u64, CatalogError> {
+    /// Puts all tables in order: each family in its last level, in its final compression.
+    pub(crate) fn compact(&self) -> Result<(), CatalogError> {
         self.flush()?;
-        let compact = |family| {
-            let mut options = rocksdb::CompactOptions::default();
-            options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
-            options.set_exclusive_manual_compaction(false);
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        for family in Family::ALL {
             self.db.compact_range_cf_opt(self.family(family), None::<&[u8]>, None::<&[u8]>, &options);
-        };
-        std::thread::scope(|scope| {
-            // Most of all is there, and as many threads.
-            scope.spawn(|| compact(Family::Postings));
-            Family::ALL.into_iter().filter(|&family| family != Family::Postings).for_each(compact);
-        });
-        let name = rocksdb::properties::num_files_at_level(0);
-        let left = Family::ALL.map(|family| self.db.property_int_value_cf(self.family(family), &name));
-        left.into_iter().try_fold(0, |sum, left| {
-            Ok(sum + left.map_err(|source| self.error("inspect", source))?.unwrap_or_default())
-        })
+        }
+        Ok(())
     }
 
-    /// Nothing had been in it when it was opened.
-    pub(crate) fn was_empty(&self) -> bool {
-        self.mode == Mode::Bulk
+    /// How tables of a family are written outside of a database.
+    pub(crate) fn table_options(family: Family, catalog: &CatalogOptions) -> Options {
+        // Its tables are not read by who writes them.
+        family_options(family, catalog, &Cache::new_lru_cache(0))
+    }
+
+    /// Takes in tables that were written outside, which have no keys in common. Their files are moved.
+    pub(crate) fn ingest(&self, family: Family, tables: Vec<&PathBuf>) -> Result<(), CatalogError> {
+        if tables.is_empty() {
+            return Ok(());
+        }
+        let mut options = rocksdb::IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        let done = self.db.ingest_external_file_cf_opts(self.family(family), &options, tables);
+        done.map_err(|source| self.error("take tables in", source))
     }
 
     /// Catches up with the writing process.
@@ -482,11 +491,6 @@ fn database_options(catalog: &CatalogOptions, mode: &Mode) -> Options {
     options.create_if_missing(writes);
     options.create_missing_column_families(writes);
     options.set_max_background_jobs(2);
-    if *mode == Mode::Bulk {
-        options.set_allow_concurrent_memtable_write(false);
-        options.set_max_subcompactions(2);
-        options.set_max_background_jobs(4);
-    }
     options.set_db_write_buffer_size(catalog.write_buffers_bytes);
     options.set_max_total_wal_size(2 * catalog.write_buffers_bytes as u64);
     // Of a log that is cut short, what is before the cut is used; the journal has the rest.
@@ -501,7 +505,7 @@ fn database_options(catalog: &CatalogOptions, mode: &Mode) -> Options {
     options
 }
 
-fn family_options(family: Family, catalog: &CatalogOptions, mode: &Mode, cache: &Cache) -> Options {
+fn family_options(family: Family, catalog: &CatalogOptions, cache: &Cache) -> Options {
     let mut tables = BlockBasedOptions::default();
     tables.set_block_cache(cache);
     tables.set_format_version(6);
@@ -522,18 +526,6 @@ fn family_options(family: Family, catalog: &CatalogOptions, mode: &Mode, cache: 
     options.set_bottommost_compression_type(DBCompressionType::Zstd);
     options.set_write_buffer_size(catalog.write_buffers_bytes / 4);
     options.set_level_compaction_dynamic_level_bytes(true);
-    if *mode == Mode::Bulk {
-        // Bytes that wait for compaction are no reason to slow down: it comes at the end.
-        options.set_soft_pending_compaction_bytes_limit(0);
-        options.set_hard_pending_compaction_bytes_limit(0);
-        options.set_disable_auto_compactions(true);
-        options.set_level_zero_slowdown_writes_trigger(i32::MAX);
-        options.set_level_zero_stop_writes_trigger(i32::MAX);
-        if matches!(family, Family::Postings | Family::Parts) {
-            // Written and not read: put in order when it is full.
-            options.set_memtable_factory(rocksdb::MemtableFactory::Vector);
-        }
-    }
     if matches!(family, Family::Chunks | Family::Needs | Family::Trackers | Family::Owed) {
         // What is written here is deleted soon; without this, reading goes over many deleted entries.
         options.add_compact_on_deletion_collector_factory(1000, 500, 0.0);

@@ -136,7 +136,12 @@ impl Term {
 
     /// Kind and text, when it is a term of a text.
     pub(crate) fn as_text(&self) -> Option<(u8, &str)> {
-        let (&kind, rest) = self.0.split_first()?;
+        Self::parse_text(&self.0)
+    }
+
+    /// As [`Self::as_text`], of the bytes of a term.
+    pub(crate) fn parse_text(term: &[u8]) -> Option<(u8, &str)> {
+        let (&kind, rest) = term.split_first()?;
         let is_text = INDEXED_FIELDS.iter().any(|&field| field_kind(field) == Some(kind));
         let (_, text) = rest.split_last().filter(|_| is_text)?;
         Some((kind, str::from_utf8(text).ok()?))
@@ -326,8 +331,7 @@ impl Counters {
         writer.0
     }
 
-    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
-        let mut reader = Reader(value);
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         Some(Self {
             recordings: reader.number()?,
             active: reader.number()?,
@@ -339,6 +343,20 @@ impl Counters {
             sealed_chunks: reader.number()?,
             sealed_bytes: reader.number()?,
         })
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self { recordings, active, incomplete, on_hold, unsealed_chunks, unsealed_bytes, .. } = *other;
+        let Self { runs, sealed_chunks, sealed_bytes, .. } = *other;
+        self.recordings += recordings;
+        self.active += active;
+        self.incomplete += incomplete;
+        self.on_hold += on_hold;
+        self.unsealed_chunks += unsealed_chunks;
+        self.unsealed_bytes = self.unsealed_bytes.saturating_add(unsealed_bytes);
+        self.runs += runs;
+        self.sealed_chunks += sealed_chunks;
+        self.sealed_bytes = self.sealed_bytes.saturating_add(sealed_bytes);
     }
 
     /// Counts what a row shows in (`add`) or out again.

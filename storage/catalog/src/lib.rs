@@ -7,6 +7,7 @@
 
 mod apply;
 mod backup;
+mod builder;
 mod bytes;
 mod catalog;
 mod changes;
@@ -30,6 +31,7 @@ mod search;
 mod tests;
 
 pub use backup::{purge_backups, restore};
+pub use builder::CatalogBuilder;
 pub use catalog::*;
 pub use changes::Changes;
 pub use database::CatalogOptions;

@@ -3,7 +3,7 @@
 //! Constraints: what is written here is what [`apply`](crate::apply) writes, so that a migration that was interrupted is simply
 //! done again. The old families go only when the new version is durable.
 
-use crate::apply::{Known, Totals, apply};
+use crate::apply::{KnownTexts, Totals, apply};
 use crate::database::Database;
 use crate::{CatalogError, Changes};
 use rocksdb::{IteratorMode, WriteBatch};
@@ -37,7 +37,7 @@ pub(crate) fn is_old_family(name: &str) -> bool {
 /// Brings everything over; `progress` is told how many recordings are done.
 pub(crate) fn from_version_1(database: &Database, progress: &mut dyn FnMut(u64)) -> Result<(), CatalogError> {
     let mut over =
-        Over { database, totals: Totals::load(database)?, known: Known::new(false), changes: Changes::default() };
+        Over { database, totals: Totals::load(database)?, texts: KnownTexts::new(), changes: Changes::default() };
     let mut resumes: BTreeMap<RecordingId, SavedCall> = BTreeMap::new();
     each(database, "resume", |key, value| {
         let resume = SavedCall::from_json(value).map_err(|_not_json| database.damaged("a call tracker's state"))?;
@@ -87,7 +87,7 @@ pub(crate) fn from_version_1(database: &Database, progress: &mut dyn FnMut(u64))
 struct Over<'a> {
     database: &'a Database,
     totals: Totals,
-    known: Known,
+    texts: KnownTexts,
     changes: Changes,
 }
 
@@ -103,7 +103,7 @@ impl Over<'_> {
 
     fn flush(&mut self, applied: Option<LogPosition>) -> Result<(), CatalogError> {
         let applied: Vec<_> = applied.map(|position| (VOLUME, position)).into_iter().collect();
-        self.totals = apply(self.database, &self.totals, &mut self.known, &self.changes, &applied)?;
+        self.totals = apply(self.database, &self.totals, &mut self.texts, &self.changes, &applied)?;
         self.changes.clear();
         Ok(())
     }

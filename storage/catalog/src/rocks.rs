@@ -1,6 +1,6 @@
 //! The catalog on RocksDB.
 
-use crate::apply::{Known, NO_RECORDING, Totals, apply, decode, load, other_facts, segment_end};
+use crate::apply::{KnownTexts, NO_RECORDING, Totals, apply, decode, load, other_facts, segment_end};
 use crate::database::{CatalogOptions, Database, Family, Mode, View};
 use crate::keys::{CHUNK_TRACK_BYTES, Need, chunk_key, parse_chunk, replayed_key, segment_key};
 use crate::order::OrderKey;
@@ -36,14 +36,14 @@ pub struct RocksCatalog {
 /// What the writing side keeps in memory.
 struct Writing {
     totals: Totals,
-    known: Known,
+    texts: KnownTexts,
     /// Damage that a write has met: opening again mends none.
     damage: Option<String>,
 }
 
 impl Writing {
     fn new(database: &Database) -> Result<Self, CatalogError> {
-        Ok(Self { totals: Totals::load(database)?, known: Known::new(database.was_empty()), damage: None })
+        Ok(Self { totals: Totals::load(database)?, texts: KnownTexts::new(), damage: None })
     }
 }
 
@@ -63,12 +63,6 @@ impl RocksCatalog {
         Self::open_in(directory, options, Mode::Primary, progress)
     }
 
-    /// A catalog in a directory that is empty or not there, for filling it as fast as can be. Nothing of it is durable before
-    /// [`Self::finish`]; a crash before leaves a directory that is of no use.
-    pub fn create_bulk(directory: &Path, options: &CatalogOptions) -> Result<Self, CatalogError> {
-        Self::open_in(directory, options, Mode::Bulk, &mut |_| {})
-    }
-
     /// Opens the catalog for reading, beside a process that may be writing. `scratch` is a directory for RocksDB's own log.
     /// Shows the state of this moment until [`Catalog::refresh`].
     pub fn open_secondary(directory: &Path, scratch: &Path) -> Result<Self, CatalogError> {
@@ -84,10 +78,19 @@ impl RocksCatalog {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self, CatalogError> {
         let database = Database::open(directory, options, mode.clone(), progress)?;
+        Self::of(directory.to_owned(), *options, mode, database)
+    }
+
+    pub(crate) fn of(
+        path: PathBuf,
+        options: CatalogOptions,
+        mode: Mode,
+        database: Database,
+    ) -> Result<Self, CatalogError> {
         let writing = Writing::new(&database)?;
         Ok(Self {
-            path: directory.to_owned(),
-            options: *options,
+            path,
+            options,
             mode,
             limits: Limits::DEFAULT,
             database: RwLock::new(Some(database)),
@@ -95,16 +98,10 @@ impl RocksCatalog {
         })
     }
 
-    /// Ends the filling of a catalog of [`Self::create_bulk`]: puts its tables in order and makes everything durable. Gives the number
-    /// of tables that could not be put in order, for want of room or of files: that is done later.
-    pub fn finish(self) -> Result<u64, CatalogError> {
-        self.database()?.get().compact()
-    }
-
     /// Puts the tables of all families in order, which takes long, and up to twice the room meanwhile. What cannot be put in
     /// order stays as it is.
     pub fn compact(&self) -> Result<(), CatalogError> {
-        self.database()?.get().compact().map(|_later| ())
+        self.database()?.get().compact()
     }
 
     /// Tells the recordings of which `other` has something that this one has not, newest first: all of it, a newer document or newer
@@ -207,9 +204,9 @@ fn shown(view: &View<'_>, mut row: Row) -> Result<Option<Recording>, CatalogErro
 impl Catalog for RocksCatalog {
     fn apply(&self, changes: &Changes, applied: &[(VolumeNumber, LogPosition)]) -> Result<(), CatalogError> {
         // In the order in which `reopen` takes them.
-        let Writing { totals, known, damage } = &mut *self.lock_writing();
+        let Writing { totals, texts, damage } = &mut *self.lock_writing();
         let database = self.writable()?;
-        match apply(database.get(), totals, known, changes, applied) {
+        match apply(database.get(), totals, texts, changes, applied) {
             Ok(new) => *totals = new,
             Err(error) => {
                 if let CatalogError::Damaged { what, .. } = &error {

@@ -3,12 +3,13 @@
 //! Constraints: taking in the same again, or in another order, gives the same row, byte for byte.
 
 use crate::bytes::{Reader, Writer};
+use crate::changes::FactChange;
 use crate::document::{
     Glance, LAYOUT, read_annotations, read_document, unzigzag, write_annotations, write_document, zigzag,
 };
 use crate::order::NANOS_PER_MILLISECOND;
-use sidetone_log::{FactSequence, LogPosition, Run, SegmentNumber, Through, VolumeNumber};
-use sidetone_model::{Annotations, CaptureTime, MerkleRoot, Recording, RecordingId, RecordingState, Tick};
+use sidetone_log::{Fact, FactSequence, LogPosition, Run, SegmentNumber, Through, VolumeNumber};
+use sidetone_model::{Annotations, CaptureTime, MerkleRoot, Recording, RecordingId, RecordingState, SavedCall, Tick};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -86,6 +87,46 @@ impl Row {
         is_as_new(self.document.as_ref(), other.document.as_ref())
             && is_as_new(self.annotations.as_ref(), other.annotations.as_ref())
             && other.runs.iter().all(|run| self.runs.contains(run))
+    }
+
+    /// Takes in facts about the recording. When that replaces its document: what the call tracker saved beside the new one.
+    pub(crate) fn take_in<'a>(
+        &mut self,
+        facts: impl IntoIterator<Item = &'a FactChange>,
+    ) -> Option<Option<&'a SavedCall>> {
+        let mut tracker = None;
+        for FactChange { record, places } in facts {
+            match &record.fact {
+                Fact::Recording { recording, resume } => {
+                    if Newest::take(&mut self.document, record.sequence, places, || Arc::clone(recording)) {
+                        tracker = Some(resume.as_ref());
+                    }
+                }
+                Fact::Annotations { annotations, .. } => {
+                    Newest::take(&mut self.annotations, record.sequence, places, || annotations.clone());
+                }
+                Fact::Sealed { run, through, .. } => {
+                    self.add_run(run);
+                    through.iter().for_each(|through| self.settle(through));
+                }
+                // About no recording.
+                Fact::Replayed { .. } | Fact::Clock { .. } => {}
+            }
+        }
+        tracker
+    }
+
+    /// Takes in what another row says of the same recording. Whether the document is the other's now.
+    pub(crate) fn merge(&mut self, other: Self) -> bool {
+        fn take<T>(own: &mut Option<Newest<T>>, other: Option<Newest<T>>) -> bool {
+            let Some(Newest { sequence, value, places }) = other else { return false };
+            let places: Vec<(VolumeNumber, LogPosition)> = places.into_iter().collect();
+            Newest::take(own, sequence, &places, || value)
+        }
+        take(&mut self.annotations, other.annotations);
+        other.runs.iter().for_each(|run| self.add_run(run));
+        other.through.into_iter().for_each(|(volume, position)| raise(&mut self.through, volume, position));
+        take(&mut self.document, other.document)
     }
 
     pub(crate) fn add_run(&mut self, run: &Run) {

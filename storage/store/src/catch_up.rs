@@ -4,7 +4,7 @@ use crate::KeeperStatistics;
 use crate::StoreError;
 use crate::batch::Note;
 use crate::logs::{Logs, VolumeLogs};
-use crate::read_segments::{OnFault, Reading};
+use crate::read_segments::{Into, OnFault, Reading};
 use sidetone_catalog::{Catalog, Changes};
 use sidetone_log::{Content, FactSequence, Io, KnownEnd, LogError, LogPosition, VolumeNumber};
 use sidetone_model::{CaptureTime, RecordingId};
@@ -116,7 +116,11 @@ pub(crate) fn read_forgotten(
                 "the catalog knows nothing of a volume: its segments are read, which may take a while"
             );
             // What may be read another time must be: afterwards nobody looks there again.
-            Reading { io, catalog, logs, on_fault: OnFault::End }.segments(&[volume], 1, &mut |_| {})?;
+            Reading { io, into: Into::Catalog(catalog), logs, on_fault: OnFault::End }.segments(
+                &[volume],
+                1,
+                &mut |_| {},
+            )?;
         }
     }
     Ok(())

@@ -1,19 +1,18 @@
 //! Bringing into the catalog what segments hold: for a new catalog, and for a volume that the catalog knows nothing of.
 //!
-//! Reading and understanding facts takes as long as bringing them into the catalog, so that several threads may read, a segment
-//! each; one applies. The order does not matter: facts can be applied in any.
+//! Several threads may do it, a segment each. The order does not matter: facts can be taken in in any.
 
 use crate::StoreError;
 use crate::catch_up::RECORDS_AT_ONCE;
 use crate::logs::Logs;
 use crate::rebuild::RebuildProgress;
 use crate::shared::{is_fault, may_pass};
-use sidetone_catalog::{Catalog, Changes};
+use sidetone_catalog::{Catalog, CatalogBuilder, CatalogError, Changes};
 use sidetone_log::{
     Fact, FactRecord, FactSequence, Io, LogError, SealedRun, SegmentEntry, SegmentNumber, VolumeNumber,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::sync_channel;
 
 /// What becomes of a segment that cannot be read now, and may be another time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,35 +22,52 @@ pub(crate) enum OnFault {
     End,
 }
 
+/// Where the facts go.
+#[derive(Clone, Copy)]
+pub(crate) enum Into<'a> {
+    Catalog(&'a dyn Catalog),
+    /// One that is being made.
+    New(&'a CatalogBuilder),
+}
+
+impl Into<'_> {
+    fn take(self, changes: &Changes) -> Result<(), CatalogError> {
+        match self {
+            Self::Catalog(catalog) => catalog.apply(changes, &[]),
+            Self::New(builder) => builder.add(changes),
+        }
+    }
+
+    /// Up to where a segment is known to be durable; a catalog that is being made knows nothing.
+    fn segment_end(self, volume: VolumeNumber, segment: SegmentNumber) -> Result<u64, CatalogError> {
+        match self {
+            Self::Catalog(catalog) => catalog.segment_end(volume, segment),
+            Self::New(_) => Ok(0),
+        }
+    }
+}
+
 /// Where from, and where to.
 #[derive(Clone, Copy)]
 pub(crate) struct Reading<'a> {
     pub(crate) io: &'a dyn Io,
-    pub(crate) catalog: &'a dyn Catalog,
+    pub(crate) into: Into<'a>,
     pub(crate) logs: &'a Logs,
     pub(crate) on_fault: OnFault,
 }
 
-/// What a thread that reads has found.
-enum Found {
-    Changes(Changes),
-    /// It is through with a segment.
-    End {
-        place: (VolumeNumber, SegmentNumber),
-        tally: Tally,
-        outcome: Result<(), StoreError>,
-    },
+/// What was found in a segment.
+struct Found {
+    place: (VolumeNumber, SegmentNumber),
+    tally: Tally,
+    outcome: Result<(), StoreError>,
 }
 
-/// Of one segment.
 #[derive(Default)]
 struct Tally {
     runs: u64,
     damaged_places: u64,
 }
-
-/// Takes what was found in a segment.
-type Give<'a> = dyn FnMut(Changes) -> Result<(), StoreError> + 'a;
 
 impl Reading<'_> {
     /// Brings into the catalog everything that the segments of volumes hold. How far it is in the journals is not touched.
@@ -68,13 +84,13 @@ impl Reading<'_> {
             places.extend(found.into_iter().map(|segment| (volume, segment)));
         }
         let mut done = RebuildProgress { segments_total: places.len() as u64, ..RebuildProgress::default() };
+        let mut count = |found| {
+            self.count(found, &mut done)?;
+            progress(done);
+            Ok::<_, StoreError>(())
+        };
         if readers.min(places.len()) <= 1 {
-            for place in places {
-                let mut tally = Tally::default();
-                let outcome = self.segment(place, &mut tally, &mut |changes| Ok(self.catalog.apply(&changes, &[])?));
-                self.count(place, &tally, outcome, &mut done)?;
-                progress(done);
-            }
+            places.into_iter().try_for_each(|place| count(self.segment(place)))?;
             return Ok(done);
         }
         let next = AtomicUsize::new(0);
@@ -84,49 +100,22 @@ impl Reading<'_> {
                 let (found, places, next) = (found.clone(), &places, &next);
                 scope.spawn(move || {
                     while let Some(&place) = places.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let mut tally = Tally::default();
-                        // Nobody takes it: the one who applies has met an error.
-                        let mut give =
-                            |changes| found.send(Found::Changes(changes)).map_err(|_unsent| StoreError::Closed);
-                        let outcome = self.segment(place, &mut tally, &mut give);
-                        if found.send(Found::End { place, tally, outcome }).is_err() {
+                        // Nobody takes it: the one who counts has met an error that ends it all.
+                        if found.send(self.segment(place)).is_err() {
                             return;
                         }
                     }
                 });
             }
             drop(found);
-            self.apply(finds, &mut done, progress)
+            finds.into_iter().try_for_each(count)
         })?;
         Ok(done)
     }
 
-    fn apply(
-        self,
-        finds: Receiver<Found>,
-        done: &mut RebuildProgress,
-        progress: &mut dyn FnMut(RebuildProgress),
-    ) -> Result<(), StoreError> {
-        for found in finds {
-            match found {
-                Found::Changes(changes) => self.catalog.apply(&changes, &[])?,
-                Found::End { place, tally, outcome } => {
-                    self.count(place, &tally, outcome, done)?;
-                    progress(*done);
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Counts a segment that was read to its end, or to where it could not be read any more.
-    fn count(
-        self,
-        (volume, segment): (VolumeNumber, SegmentNumber),
-        tally: &Tally,
-        outcome: Result<(), StoreError>,
-        done: &mut RebuildProgress,
-    ) -> Result<(), StoreError> {
+    fn count(self, found: Found, done: &mut RebuildProgress) -> Result<(), StoreError> {
+        let Found { place: (volume, segment), tally, outcome } = found;
         done.runs += tally.runs;
         done.damaged_places += tally.damaged_places;
         if let Err(error) = outcome {
@@ -145,16 +134,12 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Gives everything that can be read.
-    fn segment(
-        self,
-        place: (VolumeNumber, SegmentNumber),
-        tally: &mut Tally,
-        give: &mut Give<'_>,
-    ) -> Result<(), StoreError> {
-        let mut changes = Changes::default();
-        let outcome = self.read(place, tally, &mut changes, give);
-        give(changes).and(outcome)
+    /// Brings in everything that can be read.
+    fn segment(self, place: (VolumeNumber, SegmentNumber)) -> Found {
+        let (mut tally, mut changes) = (Tally::default(), Changes::default());
+        let outcome = self.read(place, &mut tally, &mut changes);
+        let last = self.into.take(&changes);
+        Found { place, tally, outcome: last.map_err(StoreError::from).and(outcome) }
     }
 
     fn read(
@@ -162,10 +147,9 @@ impl Reading<'_> {
         (volume, segment): (VolumeNumber, SegmentNumber),
         tally: &mut Tally,
         changes: &mut Changes,
-        give: &mut Give<'_>,
     ) -> Result<(), StoreError> {
         let logs = self.logs.volume(volume)?;
-        let contents = logs.contents(self.io, segment, self.catalog.segment_end(volume, segment)?)?;
+        let contents = logs.contents(self.io, segment, self.into.segment_end(volume, segment)?)?;
         tally.damaged_places += contents.damaged.len() as u64;
         for entry in contents.entries {
             let facts = match &entry {
@@ -198,7 +182,8 @@ impl Reading<'_> {
                 }
             }
             if changes.len() >= RECORDS_AT_ONCE {
-                give(std::mem::take(changes))?;
+                self.into.take(changes)?;
+                changes.clear();
             }
         }
         Ok(())

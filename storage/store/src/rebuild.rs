@@ -5,13 +5,12 @@ use crate::catch_up::{Span, read_journals};
 use crate::description::Description;
 use crate::logs::Logs;
 use crate::open::take_lock;
-use crate::read_segments::{OnFault, Reading};
+use crate::read_segments::{Into, OnFault, Reading};
 use crate::reader::scratch_directory;
 use crate::{StoreError, volume};
 use serde::{Deserialize, Serialize};
-use sidetone_catalog::{Catalog, CatalogError, CatalogOptions, RocksCatalog};
+use sidetone_catalog::{Catalog, CatalogBuilder, CatalogError, CatalogOptions, RocksCatalog};
 use sidetone_log::{Io, KnownEnd, LogPosition, RingIo, VolumeNumber};
-use sidetone_model::RecordingId;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +19,6 @@ use std::sync::Arc;
 const CATALOG: &str = "catalog";
 const NEW: &str = "catalog.new";
 const OLD: &str = "catalog.old";
-
-const BULK_BUFFERS_BYTES: usize = 256 << 20;
 
 /// Recordings named one by one that a new catalog misses.
 const MISSING_NAMED: usize = 20;
@@ -39,6 +36,8 @@ pub struct RebuildProgress {
     pub segments: u64,
     pub segments_total: u64,
     pub runs: u64,
+    /// What was found in segments is put in order next.
+    pub sorted_percent: u8,
     /// Records of the journals, which come last.
     pub records: u64,
     /// Places that could not be read. What they held is in no catalog.
@@ -66,26 +65,19 @@ pub fn rebuild(
     finish_exchange(home)?;
     let new = home.join(NEW);
     remove(&new)?;
-    // Nobody else wants memory now, and the larger the tables are that come, the fewer have to be put in order.
-    let options_of_catalog = CatalogOptions { write_buffers_bytes: BULK_BUFFERS_BYTES, ..CatalogOptions::default() };
-    let catalog = RocksCatalog::create_bulk(&new, &options_of_catalog)?;
-    let readers = std::thread::available_parallelism().map_or(1, usize::from);
-    let done = fill(&*io, &catalog, &logs, readers, progress)?;
-    if !options.accept_missing {
-        let (missing, some) = missing(home, &catalog)?;
-        if missing > 0 {
-            drop(catalog);
-            remove(&new)?;
-            return Err(StoreError::RecordingsMissing { missing, some });
+    let made = make(&*io, &logs, &new, progress).and_then(|(done, catalog)| {
+        if !options.accept_missing {
+            compare(home, &catalog)?;
         }
-    }
-    let unordered = catalog.finish()?;
-    if unordered > 0 {
-        tracing::warn!(
-            unordered,
-            "tables of the catalog could not be put in order: it is done later, and the catalog is slower until then"
-        );
-    }
+        Ok(done)
+    });
+    let Ok(done) = made else {
+        // It takes room, and is of no use. Why there is none is what matters.
+        if let Err(error) = remove(&new) {
+            tracing::warn!(%error, "what there is of the new catalog stays");
+        }
+        return made;
+    };
     let move_to = |from: &str, to: &str| {
         std::fs::rename(home.join(from), home.join(to))
             .and_then(|()| io.sync_directory(home))
@@ -100,13 +92,34 @@ pub fn rebuild(
     Ok(done)
 }
 
-/// How many recordings the old catalog has more of than the new one, as far as it is not damaged, and some of them.
-fn missing(home: &Path, new: &RocksCatalog) -> Result<(u64, Vec<RecordingId>), StoreError> {
+/// The new catalog, in its own directory.
+fn make(
+    io: &dyn Io,
+    logs: &Logs,
+    directory: &Path,
+    progress: &mut dyn FnMut(RebuildProgress),
+) -> Result<(RebuildProgress, RocksCatalog), StoreError> {
+    let builder = CatalogBuilder::create(directory, &CatalogOptions::default())?;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut done = from_segments(io, Into::New(&builder), logs, threads, progress)?;
+    let catalog = builder.finish(threads, &mut |hundredths| {
+        done.sorted_percent = hundredths;
+        progress(done);
+    })?;
+    done.sorted_percent = 100;
+    from_journals(&catalog, logs, &mut done)?;
+    progress(done);
+    catalog.persist()?;
+    Ok((done, catalog))
+}
+
+/// Whether the new catalog has all of the recordings that the old one has, as far as that is not damaged.
+fn compare(home: &Path, new: &RocksCatalog) -> Result<(), StoreError> {
     let path = home.join(CATALOG);
-    let (mut missing, mut some) = (0, Vec::new());
     if !path.join("CURRENT").exists() {
-        return Ok((missing, some));
+        return Ok(());
     }
+    let (mut missing, mut some) = (0, Vec::new());
     let scratch = scratch_directory()?;
     let held_against = RocksCatalog::open_secondary(&path, scratch.path()).and_then(|old| {
         new.lacks(&old, &mut |recording| {
@@ -117,14 +130,13 @@ fn missing(home: &Path, new: &RocksCatalog) -> Result<(u64, Vec<RecordingId>), S
         })
     });
     match held_against {
-        Ok(()) => {}
         // Why a new one is made.
         Err(error @ CatalogError::Damaged { .. }) => {
             tracing::warn!(%error, "the old catalog is damaged: the new one is not held against it, or not all of it");
         }
-        Err(source) => return Err(StoreError::OldCatalog { source }),
+        held_against => held_against.map_err(|source| StoreError::OldCatalog { source })?,
     }
-    Ok((missing, some))
+    if missing > 0 { Err(StoreError::RecordingsMissing { missing, some }) } else { Ok(()) }
 }
 
 /// Ends an exchange of catalogs that was interrupted: the new one was whole when the old one was moved away.
@@ -144,18 +156,21 @@ fn remove(directory: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Brings into an empty catalog everything that segments and journals hold. So many threads read segments.
-pub(crate) fn fill(
+/// Brings everything that segments hold into a catalog that has nothing yet. So many threads read.
+pub(crate) fn from_segments(
     io: &dyn Io,
-    catalog: &dyn Catalog,
+    into: Into<'_>,
     logs: &Logs,
     readers: usize,
     progress: &mut dyn FnMut(RebuildProgress),
 ) -> Result<RebuildProgress, StoreError> {
     let present: Vec<VolumeNumber> =
         logs.volumes().filter(|logs| logs.volume.present).map(|logs| logs.volume.number).collect();
-    let reading = Reading { io, catalog, logs, on_fault: OnFault::GoOn };
-    let mut done = reading.segments(&present, readers, progress)?;
+    Reading { io, into, logs, on_fault: OnFault::GoOn }.segments(&present, readers, progress)
+}
+
+/// Brings in what journals hold.
+pub(crate) fn from_journals(catalog: &dyn Catalog, logs: &Logs, done: &mut RebuildProgress) -> Result<(), StoreError> {
     let spans: Vec<Span> = logs
         .volumes()
         .filter(|logs| logs.volume.present)
@@ -171,7 +186,5 @@ pub(crate) fn fill(
     for (volume, error) in caught_up.unreadable {
         tracing::error!(volume = volume.0, %error, "the catalog is made without the rest of this journal");
     }
-    progress(done);
-    catalog.persist()?;
-    Ok(done)
+    Ok(())
 }

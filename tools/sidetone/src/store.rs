@@ -266,7 +266,11 @@ fn rebuild(directory: &Path, options: &RebuildOptions, json: bool) -> Result<Exi
     let done = sidetone_store::rebuild(directory, options, &mut |progress| {
         bar.set_length(progress.segments_total);
         bar.set_position(progress.segments);
-        bar.set_message(format!("{} runs, {} records of journals", progress.runs, progress.records));
+        bar.set_message(match progress.sorted_percent {
+            0 => format!("{} runs", progress.runs),
+            100 => format!("{} runs, {} records of journals", progress.runs, progress.records),
+            percent => format!("{} runs, {percent} % put in order", progress.runs),
+        });
     });
     bar.finish_and_clear();
     if let Err(error @ StoreError::RecordingsMissing { missing, some }) = &done {

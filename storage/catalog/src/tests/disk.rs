@@ -4,13 +4,17 @@ use super::fixture::*;
 use crate::order::OrderKey;
 use crate::*;
 use sidetone_log::{Fact, VolumeNumber};
-use sidetone_model::{CaptureTime, Recording, Tick, TrackId};
+use sidetone_model::{CaptureTime, Recording, RecordingId, Seed, Tick, TrackId};
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 
 /// Some recordings with everything that a catalog holds.
 fn fill(catalog: &dyn Catalog, numbers: std::ops::Range<u8>) {
+    catalog.apply(&filling(numbers), &[(VolumeNumber(0), position(9))]).unwrap();
+}
+
+fn filling(numbers: std::ops::Range<u8>) -> Changes {
     let sequence = u64::from(numbers.start) * 10 + 1;
     let facts = numbers.flat_map(|number| {
         let name = format!("Anna {number}");
@@ -20,12 +24,12 @@ fn fill(catalog: &dyn Catalog, numbers: std::ops::Range<u8>) {
         let sealed = Fact::Sealed { recording: id(number), run: run(0, 1, u64::from(number), 7), through: vec![] };
         [document, tagged(id(number), &[("case", &case)], number % 2 == 0), sealed]
     });
-    apply_facts(catalog, sequence, facts);
     let mut changes = Changes::default();
+    (sequence..).zip(facts).for_each(|(sequence, of)| changes.fact(fact(sequence, of), &[]));
     changes.chunk(&header(id(0), 0, 3, 50), VolumeNumber(0), located(3));
     let replayed = Fact::Replayed { digest: "abc".into(), at: CaptureTime(1) };
     changes.fact(fact(2000, replayed), &[(VolumeNumber(0), position(7))]);
-    catalog.apply(&changes, &[(VolumeNumber(0), position(9))]).unwrap();
+    changes
 }
 
 fn lines(catalog: &dyn Catalog) -> Result<Vec<String>, CatalogError> {
@@ -65,23 +69,81 @@ fn reopened_and_secondary_catalogs_show_the_same() {
 }
 
 #[test]
-fn a_catalog_that_was_filled_in_bulk_is_the_same() {
+fn a_catalog_that_was_built_is_the_same() {
     let (directory, catalog) = open();
-    let path = directory.path().join("bulk");
-    let bulk = RocksCatalog::create_bulk(&path, &CatalogOptions::default()).unwrap();
-    // The last has some that are there, and some that are not.
-    for start in [5, 0, 8] {
-        fill(&catalog, start..start + 5);
-        fill(&bulk, start..start + 5);
-        assert_eq!(lines(&bulk).unwrap(), lines(&catalog).unwrap());
+    let path = directory.path().join("built");
+    let builder = CatalogBuilder::create(&path, &CatalogOptions::default()).unwrap();
+    std::thread::scope(|scope| {
+        let builder = &builder;
+        // The last has some that are there, and some that are not.
+        for start in [5, 0, 8] {
+            fill(&catalog, start..start + 5);
+            scope.spawn(move || builder.add(&filling(start..start + 5)).unwrap());
+        }
+    });
+    let built = builder.finish(2, &mut |_| {}).unwrap();
+    built.apply(&Changes::default(), &[(VolumeNumber(0), position(9))]).unwrap();
+    built.persist().unwrap();
+    assert_eq!(lines(&built).unwrap(), lines(&catalog).unwrap());
+    drop(built);
+    let built = RocksCatalog::open(&path).unwrap();
+    assert_eq!(lines(&built).unwrap(), lines(&catalog).unwrap());
+    assert_eq!(digest(&built).unwrap(), digest(&catalog).unwrap());
+    assert_eq!(all_pages(&built, &Filter::party("nna 7"), 5), all_pages(&catalog, &Filter::party("nna 7"), 5));
+    fill(&built, 5..6);
+    assert_eq!(digest(&built).unwrap(), digest(&catalog).unwrap());
+}
+
+/// Some of each thousand begin at another time than their identifier says; some have audio only.
+#[test]
+fn a_catalog_that_was_built_from_more_than_one_run_in_several_ranges_is_the_same() {
+    const RECORDINGS: u64 = 24_000;
+    let (directory, catalog) = open();
+    let path = directory.path().join("built");
+    let builder = CatalogBuilder::create(&path, &CatalogOptions::default()).unwrap();
+    let changes = |part: u64, numbers: std::ops::Range<u64>| {
+        let mut changes = Changes::default();
+        for number in numbers {
+            let time = 1_000_000 * (1_700_000_000_000 + number * 7919 % RECORDINGS / 2 * 50);
+            let mut told = recording(0, time, STATES[(number % 3) as usize], &[]);
+            told.id = RecordingId::derive(Seed([3; 16]), CaptureTime(time), &number.to_string());
+            told.started_at.0 += u64::from(number % 1000 == 7) * 3_000_000;
+            let names = [format!("Anna {}", number % 3000), format!("+4930{}", number % 700)];
+            told.parties = recording(0, time, STATES[0], &[(&names[1], &names[0])]).parties;
+            let id = told.id;
+            let of = match part {
+                0 if number % 1000 != 9 => document(&told),
+                1 if number % 5 == 0 => tagged(id, &[("case", &names[0])], number % 10 == 0),
+                2 => Fact::Sealed { recording: id, run: run(0, 1, number, 7), through: vec![] },
+                _ => continue,
+            };
+            changes.fact(fact(part * RECORDINGS + number + 1, of), &[]);
+        }
+        changes
+    };
+    std::thread::scope(|scope| {
+        for part in [2, 0, 1] {
+            let (builder, changes) = (&builder, &changes);
+            let batches = (0..RECORDINGS).step_by(1000).map(move |first| changes(part, first..first + 1000));
+            batches.clone().for_each(|batch| catalog.apply(&batch, &[]).unwrap());
+            scope.spawn(move || batches.for_each(|batch| builder.add(&batch).unwrap()));
+        }
+    });
+    let built = builder.finish(2, &mut |_| {}).unwrap();
+    built.persist().unwrap();
+    let tables = std::fs::read_dir(&path)
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "sst"));
+    assert!(tables.count() > 10, "several ranges");
+    assert!(!path.join("building").exists());
+    assert_eq!(digest(&built).unwrap(), digest(&catalog).unwrap());
+    let statistics = |catalog: &RocksCatalog| CatalogStatistics { size_bytes: 0, ..catalog.statistics().unwrap() };
+    assert_eq!(statistics(&built), statistics(&catalog));
+    assert_eq!(statistics(&built).recordings, RECORDINGS - RECORDINGS / 1000);
+    for filter in [Filter::party("nna 2999"), Filter::party("930699"), Filter::OnHold, Filter::State(STATES[2])] {
+        assert_eq!(all_pages(&built, &filter, 100), all_pages(&catalog, &filter, 100), "{filter:?}");
     }
-    bulk.finish().unwrap();
-    let bulk = RocksCatalog::open(&path).unwrap();
-    assert_eq!(lines(&bulk).unwrap(), lines(&catalog).unwrap());
-    assert_eq!(digest(&bulk).unwrap(), digest(&catalog).unwrap());
-    assert_eq!(all_pages(&bulk, &Filter::party("nna 7"), 5), all_pages(&catalog, &Filter::party("nna 7"), 5));
-    fill(&bulk, 5..6);
-    assert_eq!(digest(&bulk).unwrap(), digest(&catalog).unwrap());
+    built.lacks(&catalog, &mut |recording| panic!("{recording} is not whole")).unwrap();
 }
 
 #[test]
@@ -182,7 +244,7 @@ fn while_the_disk_is_full_searches_go_on_and_it_is_opened_again_when_there_is_ro
             let word = |index: u32| u64::from(number * 32 + index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).swap_bytes();
             let name: String = (0..24).map(|index| format!("{:016x} ", word(index))).collect();
             let mut one = recording(0, u64::from(number) * 5_000_000, STATES[1], &[("1", name.as_str())]);
-            one.id = sidetone_model::RecordingId(uuid::Uuid::from_u128(u128::from(number) + 1));
+            one.id = RecordingId(uuid::Uuid::from_u128(u128::from(number) + 1));
             changes.fact(fact(u64::from(number) + 1, document(&one)), &[]);
         }
         changes
@@ -277,7 +339,7 @@ fn ten_thousand_facts_that_are_about_no_recording_take_a_row_each() {
         changes.fact(fact(number, of), &[(volume, place(number))]);
         catalog.apply(&changes, &[(volume, place(number + 1))]).unwrap();
     }
-    let nobody = sidetone_model::RecordingId(uuid::Uuid::nil());
+    let nobody = RecordingId(uuid::Uuid::nil());
     let settle = |number: u64| {
         let mut changes = Changes::default();
         changes.settle(nobody, sidetone_log::Through { volume, position: place(number) });
@@ -495,7 +557,7 @@ fn a_catalog_of_version_1_is_brought_up_also_when_that_was_interrupted() {
         .map(|number| {
             let mut one =
                 recording(0, u64::from(number) * 1_000_000, STATES[(number % 3) as usize], &[("12345", "Anna Ohm")]);
-            one.id = sidetone_model::RecordingId(uuid::Uuid::from_u128(u128::from(number) + 1));
+            one.id = RecordingId(uuid::Uuid::from_u128(u128::from(number) + 1));
             one
         })
         .collect();

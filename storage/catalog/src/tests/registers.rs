@@ -164,6 +164,41 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(cases(64))]
+
+    #[test]
+    fn a_catalog_that_was_built_of_batches_is_the_same(
+        changes in proptest::collection::vec(change(), 1..40),
+        batch in 1usize..12,
+        threads in 1usize..3,
+    ) {
+        let order: Vec<usize> = (0..changes.len()).collect();
+        let plain = MemoryCatalog::new();
+        apply_in(&plain, &changes, &order, changes.len());
+
+        let directory = tempfile::tempdir().unwrap();
+        let builder = CatalogBuilder::create(&directory.path().join("new"), &CatalogOptions::default()).unwrap();
+        std::thread::scope(|scope| {
+            for part in order.chunks(batch) {
+                let (builder, changes) = (&builder, &changes);
+                scope.spawn(move || {
+                    let mut batch = Changes::default();
+                    part.iter().for_each(|&index| add(&mut batch, index, &changes[index]));
+                    builder.add(&batch).unwrap();
+                });
+            }
+        });
+        let built = builder.finish(threads, &mut |hundredths| assert!(hundredths <= 100)).unwrap();
+        let applied = order.iter().map(|&index| (VolumeNumber((index % 2) as u8), position(index as u64)));
+        built.apply(&Changes::default(), &applied.collect::<Vec<_>>()).unwrap();
+        prop_assert_eq!(everything(&built), everything(&plain));
+        // And once more, over what is there.
+        apply_in(&built, &changes, &order, batch);
+        prop_assert_eq!(everything(&built), everything(&plain));
+    }
+}
+
 #[test]
 fn a_later_document_replaces_every_trace_of_the_earlier_one() {
     let (_directory, catalog) = open();

@@ -3,7 +3,8 @@
 use super::machine::{Life, MortalCatalog, MortalIo};
 use super::oracle::{Oracle, Told, header, payload};
 use crate::logs::Logs;
-use crate::rebuild::{RebuildProgress, fill};
+use crate::read_segments::Into;
+use crate::rebuild::{RebuildProgress, from_journals, from_segments};
 use crate::sabotage::Sabotage;
 use crate::{
     AnnotationChange, JournalConfig, Limits, SealingOptions, SegmentConfig, Store, StoreError, StoreEvent,
@@ -606,7 +607,9 @@ impl World {
         volumes.retain(|volume| only.is_none_or(|only| volume.number == only));
         let logs = Logs::new(Arc::clone(&io), shared.description.store_id, &volumes);
         let made = MemoryCatalog::new();
-        let done = fill(&*io, &made, &logs, 1, &mut |_| {}).map_err(|error| failed(&error))?;
+        let done = from_segments(&*io, Into::Catalog(&made), &logs, 1, &mut |_| {});
+        let mut done = done.map_err(|error| failed(&error))?;
+        from_journals(&made, &logs, &mut done).map_err(|error| failed(&error))?;
         let lines = self.lines(&made)?;
         Ok((done, lines, made))
     }
@@ -616,7 +619,9 @@ impl World {
         let life = Life::new(self.random.below(3));
         let failing = MortalCatalog { catalog: Arc::new(MemoryCatalog::new()), life: Arc::clone(&life) };
         let store = self.store.as_ref().expect("the store is open");
-        let filled = fill(&self.disk, &failing, store.reader.logs(), 2, &mut |_| {});
+        let logs = store.reader.logs();
+        let filled = from_segments(&self.disk, Into::Catalog(&failing), logs, 2, &mut |_| {})
+            .and_then(|mut done| from_journals(&failing, logs, &mut done));
         match (filled, life.is_over()) {
             (Err(StoreError::Catalog(_)), true) | (Ok(_), false) => Ok(()),
             (filled, _) => Err(format!("rebuilding into a catalog that fails: {filled:?}")),
