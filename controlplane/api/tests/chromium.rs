@@ -30,7 +30,7 @@ fn chromium_shows_the_page_and_plays_both_channels() {
     kept.tracks[1].duration_seconds = 8.5;
     let server = Server::start(std::slice::from_ref(&kept));
     let output = Command::new("timeout")
-        .args(["150", "python3", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chromium.py")])
+        .args(["150", "python3", "tests/chromium.py"])
         .args(["--url", &format!("http://{}", server.address), "--recording", &kept.id.to_string()])
         .args(["--left-hz", &support::tone_hz(kept.tracks[0].id).to_string()])
         .args(["--right-hz", &support::tone_hz(kept.tracks[1].id).to_string()])

@@ -8,7 +8,8 @@
 //! that, one more step is encoded if the last one did not end in silence, because its last 6.5 ms only come out then.
 //!
 //! **Packets.** A packet counts in the chunk that holds its beginning. One that has a cut in the middle ends in the next chunk, which
-//! counts no packet if the sound ends there; and so may what Opus held back. Who loses such a chunk has lost the end of a packet.
+//! counts no packet if the sound ends there; and so may what Opus held back. Who loses such a chunk has lost the end of a packet,
+//! which counts; the end of one in a chunk with packets of its own is not told beside these.
 //!
 //! **Cuts.** A chunk ends before the next multiple of [`TrackConfig::chunk_ticks`], and is sealed when that cut's time has come, full
 //! or not.

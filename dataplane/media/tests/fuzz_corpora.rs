@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 #[test]
 fn rtp() {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tools/fuzz/corpus/rtp");
+    let directory = PathBuf::from("../../tools/fuzz/corpus/rtp");
     let mut inputs: Vec<PathBuf> = std::fs::read_dir(&directory)
         .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
         .map(|entry| entry.unwrap().path())

@@ -36,7 +36,7 @@ const EXCEPTIONS: [(&str, &str, &str); 9] = [
 ];
 
 fn corpus() -> Option<PathBuf> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
+    let beside = PathBuf::from("../../../shared/corpus");
     let directory = std::env::var_os("SIDETONE_CORPUS").map_or(beside, PathBuf::from);
     if directory.join("pcaps").is_dir() {
         return Some(directory);

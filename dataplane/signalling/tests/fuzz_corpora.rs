@@ -7,7 +7,7 @@ mod signalling;
 use std::path::PathBuf;
 
 fn replay(target: &str, run: fn(&[u8])) {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tools/fuzz/corpus").join(target);
+    let directory = PathBuf::from("../../tools/fuzz/corpus").join(target);
     let mut inputs: Vec<PathBuf> = std::fs::read_dir(&directory)
         .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
         .map(|entry| entry.unwrap().path())

@@ -99,7 +99,7 @@ const MESSAGES: [Row; 49] = [
 ];
 
 fn messages() -> Option<Vec<(Row, Vec<u8>)>> {
-    let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
+    let beside = PathBuf::from("../../../shared/corpus");
     let directory = std::env::var_os("SIDETONE_CORPUS").map_or(beside, PathBuf::from).join("torture-rfc4475");
     if !directory.is_dir() {
         eprintln!("SKIPPED: no RFC 4475 messages in {}; set SIDETONE_CORPUS", directory.display());

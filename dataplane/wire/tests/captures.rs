@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn captures() -> Option<Vec<PathBuf>> {
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/corpus");
+    let beside = PathBuf::from("../../../shared/corpus");
     let corpus = std::env::var_os("SIDETONE_CORPUS").map_or(beside, PathBuf::from);
     let Ok(directory) = std::fs::read_dir(corpus.join("pcaps")) else {
         eprintln!("SKIPPED: no captures in {}; set SIDETONE_CORPUS to check against them", corpus.display());

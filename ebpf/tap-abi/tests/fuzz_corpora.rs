@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 #[test]
 fn headers() {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tools/fuzz/corpus/headers");
+    let directory = PathBuf::from("../../tools/fuzz/corpus/headers");
     let mut inputs: Vec<PathBuf> = std::fs::read_dir(&directory)
         .unwrap_or_else(|error| panic!("{}: {error}", directory.display()))
         .map(|entry| entry.unwrap().path())

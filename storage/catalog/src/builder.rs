@@ -4,7 +4,7 @@
 //! recording are put together: rows come out in the order of their keys and go into tables as they come; their index entries, and
 //! what stands in other families, are sorted and go into tables in turn. Nothing is written twice, and nothing has to be looked up.
 //!
-//! Constraints: memory does not grow with the number of recordings. Until [`CatalogBuilder::finish`] has returned, there is
+//! Constraints: memory grows with the number of recordings only by a remembered key for each 128 KiB of what is sorted. Until [`CatalogBuilder::finish`] has returned, there is
 //! nothing to read. The catalog is the one that [`Catalog::apply`](crate::Catalog::apply) of the same facts makes.
 
 mod sorter;
@@ -25,7 +25,7 @@ use sorter::{Batch, Merge, Sorter};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tables::{Table, Tables};
 use uuid::Uuid;
 
@@ -48,6 +48,8 @@ pub struct CatalogBuilder {
     entries: Sorter,
     segment_ends: Mutex<BTreeMap<[u8; 5], u64>>,
     sequence: AtomicU64,
+    /// Texts that were found lately: as many sets as threads that look for them at the same time.
+    texts: Mutex<Vec<KnownTexts>>,
     /// What no segment holds: applied one by one when the rest is in the database.
     rest: Mutex<Changes>,
 }
@@ -82,6 +84,7 @@ impl CatalogBuilder {
             entries,
             segment_ends: Mutex::default(),
             sequence: AtomicU64::default(),
+            texts: Mutex::default(),
             rest: Mutex::default(),
         })
     }
@@ -130,6 +133,7 @@ impl CatalogBuilder {
             Ok(())
         })?;
         tables.ingest()?;
+        self.parts.clear().map_err(|source| self.io("cut", source))?;
         self.entries.seal().map_err(|source| self.io("write to", source))?;
         let tables = Tables::new(&self.database, &self.scratch, &self.options);
         let mut second = |part| progress((60.0 + part * 40.0) as u8);
@@ -138,6 +142,7 @@ impl CatalogBuilder {
         std::fs::remove_dir(&self.scratch).map_err(|source| self.io("remove", source))?;
 
         let mut batch = WriteBatch::default();
+        self.entries.clear().map_err(|source| self.io("cut", source))?;
         let ends = self.segment_ends.into_inner().unwrap_or_else(PoisonError::into_inner);
         let family = self.database.family(Family::SegmentEnds);
         ends.iter().for_each(|(key, end)| batch.put_cf(family, key, end.to_le_bytes()));
@@ -193,7 +198,8 @@ impl CatalogBuilder {
     fn put_together(&self, mut parts: Merge<'_>, tables: &Tables<'_>) -> Result<Counters, CatalogError> {
         let read = |source| self.io("read from", source);
         let mut table = tables.begin();
-        let (mut counters, mut texts) = (Counters::default(), KnownTexts::new());
+        let mut counters = Counters::default();
+        let mut texts = self.texts().pop().unwrap_or_else(KnownTexts::new);
         let mut next = parts.next().map_err(read)?.map(owned);
         while let Some((key, first)) = next {
             let mut others: Vec<Vec<u8>> = Vec::new();
@@ -210,6 +216,7 @@ impl CatalogBuilder {
             self.put(id, &part, &mut texts, &mut table)?;
         }
         table.end()?;
+        self.texts().push(texts);
         Ok(counters)
     }
 
@@ -290,6 +297,10 @@ impl CatalogBuilder {
             table.put(Family::ALL[usize::from(family)], key, value)?;
         }
         table.end()
+    }
+
+    fn texts(&self) -> MutexGuard<'_, Vec<KnownTexts>> {
+        self.texts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn io(&self, operation: &'static str, source: std::io::Error) -> CatalogError {

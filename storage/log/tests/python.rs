@@ -94,7 +94,7 @@ fn expected_run(number: u8, run: &Run) -> Value {
 
 /// Runs the reader; `None` where there is no Python and this is no CI.
 fn run_reader(arguments: &[&str]) -> Option<Output> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/reader.py");
+    let script = "tests/reader.py";
     match Command::new("python3").arg(script).args(arguments).output() {
         Ok(output) => Some(output),
         Err(error) => {

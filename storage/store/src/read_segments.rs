@@ -180,11 +180,18 @@ impl Reading<'_> {
                     }
                     Err(error) => return Err(error.into()),
                 }
+                self.take_full(changes)?;
             }
-            if changes.len() >= RECORDS_AT_ONCE {
-                self.into.take(changes)?;
-                changes.clear();
-            }
+            self.take_full(changes)?;
+        }
+        Ok(())
+    }
+
+    /// Brings in what was found, if that is enough at once.
+    fn take_full(self, changes: &mut Changes) -> Result<(), StoreError> {
+        if changes.len() >= RECORDS_AT_ONCE {
+            self.into.take(changes)?;
+            changes.clear();
         }
         Ok(())
     }

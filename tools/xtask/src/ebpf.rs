@@ -166,8 +166,8 @@ mod tests {
 
     #[test]
     fn the_abi_version_is_read_from_the_shared_crate() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        assert!(abi_version(&root).unwrap() >= 1);
+        let root = Path::new("../..");
+        assert!(abi_version(root).unwrap() >= 1);
         assert!(abi_version(Path::new("/nonexistent")).is_err());
     }
 }

@@ -13,8 +13,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const LENGTHS_BYTES: usize = 8;
-/// Read and written at once.
+/// Written at once, and read at once while there are few runs.
 const BLOCK_BYTES: usize = 128 << 10;
+/// Memory of a merge, for all of its runs together, as long as no block has to be smaller than is of use.
+const MERGE_BYTES: usize = 64 << 20;
+const BLOCK_BYTES_MIN: usize = 16 << 10;
 /// The keys of a run are remembered at such distances: where a range of keys begins is found by them.
 const MARK_BYTES: u64 = 128 << 10;
 
@@ -137,6 +140,13 @@ impl Sorter {
         Ok(())
     }
 
+    /// Gives back the room in the file; nothing is in it any more.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        lock(&self.runs).clear();
+        self.end.store(0, Ordering::Relaxed);
+        self.file.set_len(0)
+    }
+
     /// Keys that divide everything that was sealed into so many ranges of about the same size, or fewer.
     pub(super) fn splits(&self, ranges: usize) -> Vec<Vec<u8>> {
         let runs = lock(&self.runs);
@@ -151,11 +161,13 @@ impl Sorter {
     /// What was sealed of a range of keys, from `from` on and before `to`, in order.
     pub(super) fn merge<'a>(&'a self, from: Option<&[u8]>, to: Option<&'a [u8]>) -> io::Result<Merge<'a>> {
         let mut sources = Vec::new();
-        for run in &*lock(&self.runs) {
+        let runs = lock(&self.runs);
+        let block_bytes = (MERGE_BYTES / (2 * runs.len()).max(1)).clamp(BLOCK_BYTES_MIN, BLOCK_BYTES);
+        for run in &*runs {
             let from = from.unwrap_or_default();
             let before = run.marks.partition_point(|(key, _)| &key[..] < from);
             let next = run.marks.get(before.saturating_sub(1)).map_or(run.end, |(_, at)| *at);
-            let mut source = Source { file: &self.file, next, end: run.end, to, ..Source::of(&self.file) };
+            let mut source = Source { next, end: run.end, to, ..Source::of(&self.file, block_bytes) };
             let mut is_in = source.advance()?;
             while is_in && source.key() < from {
                 is_in = source.advance()?;
@@ -173,6 +185,8 @@ impl Sorter {
 /// The rest of a run, from one of its entries on.
 struct Source<'a> {
     file: &'a File,
+    /// Read at once.
+    block_bytes: usize,
     /// Where the file is read next, and where the run ends.
     next: u64,
     end: u64,
@@ -186,8 +200,19 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    fn of(file: &'a File) -> Self {
-        Self { file, next: 0, end: 0, to: None, block: Vec::new(), at: 0, value: 0, entry_end: 0, prefix: 0 }
+    fn of(file: &'a File, block_bytes: usize) -> Self {
+        Self {
+            file,
+            block_bytes,
+            next: 0,
+            end: 0,
+            to: None,
+            block: Vec::new(),
+            at: 0,
+            value: 0,
+            entry_end: 0,
+            prefix: 0,
+        }
     }
 
     fn key(&self) -> &[u8] {
@@ -226,7 +251,7 @@ impl<'a> Source<'a> {
         self.entry_end = 0;
         let rest = self.end - self.next;
         let filled = self.block.len();
-        let read = rest.min(BLOCK_BYTES.max(bytes) as u64);
+        let read = rest.min(self.block_bytes.max(bytes) as u64);
         self.block.resize(filled + read as usize, 0);
         self.file.read_exact_at(&mut self.block[filled..], self.next)?;
         self.next += read;
