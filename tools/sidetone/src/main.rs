@@ -146,7 +146,9 @@ fn command(command: Command) -> Result<ExitCode> {
     // A catalog of millions has more tables than a shell lets a process have files open; what is let is as much as can be had.
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
-    setrlimit(Resource::Nofile, files).ok();
+    if let Err(error) = setrlimit(Resource::Nofile, files) {
+        output::remark(format_args!("the limit of open files stays as it is: {error}"));
+    }
     match command {
         Command::Run(arguments) => run(arguments),
         Command::Replay(arguments) => replay_captures(&arguments),
