@@ -229,9 +229,10 @@ impl JournalScan {
         };
         let at_least = if self.at_least.file == file { self.at_least.offset } else { 0 };
         let scan = |file_id| FileScan::new(Arc::clone(&handle), file_id, known_end, from).at_least(at_least);
-        match read_opening(&handle).map_err(|source| LogError::io("read", &path, source))? {
+        let opening = read_opening(&handle).map_err(|source| LogError::io("read", &path, source))?;
+        match &opening {
             Opening::Header(header) => {
-                check_header(&header, &path, file, self.reader.shared.owner)?;
+                check_header(header, &path, file, self.reader.shared.owner)?;
                 if let Some(end) = known_end
                     && from > end
                 {
@@ -241,15 +242,17 @@ impl JournalScan {
                 self.current = Some((file, scan(header.file_id)));
                 Ok(true)
             }
-            Opening::Unborn if at_least == 0 => {
-                // Its making was interrupted: who writes next removes it, and uses its number again.
+            Opening::Unborn | Opening::Unreadable(_)
+                if at_least == 0 && (opening == Opening::Unborn || known_end.is_none() && handle.holds_no_record()) =>
+            {
+                // Its making was interrupted, maybe in the middle of the header: who writes next removes it, and uses its number again.
                 if self.files.is_empty() && before.file >= self.at_least.file {
                     self.position = before;
                 }
                 Ok(true)
             }
             Opening::HeaderDamaged { file_id } => {
-                self.current = Some((file, scan(file_id)));
+                self.current = Some((file, scan(*file_id)));
                 Err(LogError::Damaged { file, from: 0, to: ALIGNMENT_BYTES as u64 })
             }
             Opening::Unborn | Opening::Unreadable(_) => {

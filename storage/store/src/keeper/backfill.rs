@@ -73,7 +73,8 @@ impl Keeper {
             records.extend(self.roots(recording, volume)?);
         }
         let mut paying = Changes::default();
-        for (kind, records) in groups {
+        // Of nothing, no segment is begun, and none is said to be there.
+        for (kind, records) in groups.into_iter().filter(|(_, records)| !records.is_empty()) {
             match self.segments.append_facts(&kind, &records) {
                 Ok((segment, end)) => paying.segment_durable(volume, segment, end),
                 Err(error) => {

@@ -156,7 +156,8 @@ impl Keeper {
     ) -> Result<(), StoreError> {
         let mut changes = Changes::default();
         let records: Vec<FactRecord> = group.iter().flat_map(|(_, records)| records.iter().cloned()).collect();
-        if !self.shared.is_sabotaged(Sabotage::SettleWithoutCopy) {
+        // Of nothing, no segment is begun, and none is said to be there.
+        if !records.is_empty() && !self.shared.is_sabotaged(Sabotage::SettleWithoutCopy) {
             let (segment, end) = self.segments.append_facts(kind, &records)?;
             changes.segment_durable(kind.0, segment, end);
         }

@@ -46,11 +46,18 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
     }
 }
 
+/// Seeds that found a mistake when many were tried.
+fn found_out() -> impl Iterator<Item = u64> {
+    let is_one_wanted = std::env::var_os("SIDETONE_SEED").is_some();
+    // A segment of no facts that was said to be durable (twice); a journal file torn in its header, which an ill volume is read to.
+    [344, 9866, 5218].into_iter().filter(move |_| !is_one_wanted)
+}
+
 #[test]
 fn what_was_acknowledged_is_there_after_crashes_faults_and_full_disks() {
     let mut total = world::Report::default();
     let mut failed = Vec::new();
-    for seed in seeds(SEEDS) {
+    for seed in seeds(SEEDS).chain(found_out()) {
         match run(seed, None) {
             Ok(report) => total.add(&report),
             Err(failure) => failed.push(format!("seed {seed}: {}", failure.chars().take(600).collect::<String>())),
