@@ -87,7 +87,7 @@ fn measure_rebuild(options: &Options, recordings: u64, directory: &Path) -> Resu
         forget_cached(directory)?;
         let before = CpuTimes::now()?;
         let began = Instant::now();
-        let done = rebuild(directory, &RebuildOptions::default(), &mut |_| {})?;
+        let done = rebuild(directory, &RebuildOptions::default(), &mut |_| {})?.done;
         let took = began.elapsed().as_secs_f64();
         let cpu = (&CpuTimes::now()? - &before).process;
         anyhow::ensure!(done.damaged_places == 0, "{done:?}");

@@ -1,8 +1,6 @@
 //! What is to be brought into the catalog at once.
 
-use sidetone_log::{
-    ChunkHeader, Fact, FactRecord, Flushed, Located, LogPosition, SegmentNumber, Through, VolumeNumber,
-};
+use sidetone_log::{ChunkHeader, Fact, FactRecord, Located, LogPosition, SegmentNumber, Through, VolumeNumber};
 use sidetone_model::{RecordingId, Tick, TrackId};
 
 /// Chunks and facts, in any order.
@@ -84,21 +82,6 @@ impl Changes {
     /// A segment is durable up to an offset. That of a run's end need not be told.
     pub fn segment_durable(&mut self, volume: VolumeNumber, segment: SegmentNumber, end: u64) {
         self.segment_ends.push((volume, segment, end));
-    }
-
-    /// Corrects the places of what a flush of this volume's journal has moved.
-    pub fn relocate(&mut self, volume: VolumeNumber, flushed: &Flushed) {
-        if flushed.moves.is_empty() {
-            return;
-        }
-        for chunk in self.chunks.iter_mut().filter(|chunk| chunk.volume == volume) {
-            chunk.located = flushed.locate(chunk.located);
-        }
-        for (of, position) in self.facts.iter_mut().flat_map(|fact| &mut fact.places) {
-            if *of == volume {
-                *position = flushed.locate(Located { position: *position, length: 0 }).position;
-            }
-        }
     }
 
     pub fn is_empty(&self) -> bool {

@@ -47,7 +47,7 @@ pub enum CatalogError {
         #[source]
         source: rocksdb::Error,
     },
-    #[error("there is no backup of a catalog in {}", path.display())]
+    #[error("there is no whole backup of a catalog in {}", path.display())]
     NoBackup { path: PathBuf },
     #[error("{} is not empty: name a new directory, or remove what is in it", path.display())]
     NotEmpty { path: PathBuf },

@@ -23,12 +23,13 @@ use crate::open::take_lock;
 use crate::reader::{StoreReader, scratch_directory};
 use crate::shared::{Shared, is_of_the_device};
 use crate::volume::Volume;
-use crate::{StoreError, StoreOptions, rebuild, volume};
+use crate::{Store, StoreError, StoreOptions, rebuild, volume};
 use serde::{Deserialize, Serialize};
 use sidetone_catalog::{Catalog, CatalogError, RocksCatalog, purge_backups};
 use sidetone_log::format::ALIGNMENT_BYTES;
 use sidetone_log::{Io, OpenFiles, Owner, RingIo, SegmentNumber, SegmentReader, VolumeNumber};
 use sidetone_model::CaptureTime;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -605,8 +606,10 @@ fn described(io: &dyn Io, directory: &Path) -> Result<Option<Description>, Store
     }
 }
 
-/// Opens a backup for reading, where it lies; `None` where there is none. Its catalog is unpacked among the system's temporary files.
-pub(crate) fn open(directory: &Path) -> Result<Option<Arc<StoreReader>>, StoreError> {
+/// Opens a backup for checking it, where it lies; `None` where there is none. Its catalog is unpacked among the system's temporary files;
+/// when that cannot be done, why is told, and the reader has one that was made anew.
+#[expect(clippy::type_complexity, reason = "a reader, and what is wrong")]
+pub(crate) fn open(directory: &Path) -> Result<Option<(Arc<StoreReader>, Option<CatalogError>)>, StoreError> {
     let io: Arc<dyn Io> = Arc::new(RingIo::new());
     let Some(description) = described(&*io, directory)? else { return Ok(None) };
     let known = description.volumes.iter().map(|known| (known.volume, known.volume_id));
@@ -620,9 +623,17 @@ pub(crate) fn open(directory: &Path) -> Result<Option<Arc<StoreReader>>, StoreEr
         .collect();
     let scratch = scratch_directory()?;
     let catalog = scratch.path().join("catalog");
-    sidetone_catalog::restore(&directory.join("catalog"), &catalog)?;
+    if let Err(fault) = sidetone_catalog::restore(&directory.join("catalog"), &catalog) {
+        if !may_be_made_anew(&fault) {
+            return Err(fault.into());
+        }
+        drop(scratch);
+        let reader = StoreReader::with_catalog_anew(io, directory, description, &volumes)?;
+        return Ok(Some((reader, Some(fault))));
+    }
     let options = StoreOptions::new(description.node.clone());
-    StoreReader::alone(io, directory, description, (&volumes, options), &catalog, scratch).map(Some)
+    let reader = StoreReader::alone(io, directory, description, (&volumes, options), &catalog, scratch)?;
+    Ok(Some((reader, None)))
 }
 
 /// What is restored goes into a directory that nobody uses.
@@ -641,6 +652,26 @@ fn may_become_a_store(io: &dyn Io, target: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Whether a catalog is at fault, and not the disk or the program that should read it.
+pub(crate) fn may_be_made_anew(error: &CatalogError) -> bool {
+    matches!(
+        error,
+        CatalogError::Damaged { .. }
+            | CatalogError::Open { .. }
+            | CatalogError::Backup { .. }
+            | CatalogError::NoBackup { .. }
+    )
+}
+
+/// What a restore has come to.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct RestoreReport {
+    #[serde(flatten)]
+    pub done: BackupProgress,
+    /// Why the backup's catalog could not be used. Then one was made of the log files that were restored.
+    pub catalog_made_anew: Option<String>,
+}
+
 /// Makes a store of a backup. `home` is empty or not there, and so are `volumes`: one directory for each volume besides the home,
 /// in the order of their numbers. The store is there when this returns; interrupted, it leaves none.
 pub fn restore(
@@ -648,10 +679,10 @@ pub fn restore(
     home: &Path,
     volumes: &[PathBuf],
     progress: &mut dyn FnMut(BackupProgress),
-) -> Result<BackupProgress, StoreError> {
-    let io = RingIo::new();
+) -> Result<RestoreReport, StoreError> {
+    let io: Arc<dyn Io> = Arc::new(RingIo::new());
     let mut description =
-        described(&io, directory)?.ok_or_else(|| StoreError::NoBackup { path: directory.to_owned() })?;
+        described(&*io, directory)?.ok_or_else(|| StoreError::NoBackup { path: directory.to_owned() })?;
     if volumes.len() != description.volumes.len() {
         return Err(StoreError::VolumeCount { wanted: description.volumes.len(), given: volumes.len() });
     }
@@ -662,11 +693,11 @@ pub fn restore(
     }
     for (_, target) in &targets {
         is_outside(target, directory)?;
-        make_directory(&io, target)?;
-        may_become_a_store(&io, target)?;
+        make_directory(&*io, target)?;
+        may_become_a_store(&*io, target)?;
     }
-    let _lock = take_lock(&io, home)?;
-    let mut copying = Copying::new(&io, directory, BackupOptions::default(), progress);
+    let lock = take_lock(&*io, home)?;
+    let mut copying = Copying::new(&*io, directory, BackupOptions::default(), progress);
     for (volume, target) in &targets {
         for part in ["journal", "segments"] {
             let from = copying.place(*volume).join(part);
@@ -687,11 +718,34 @@ pub fn restore(
                 volume: *volume,
                 volume_id: known.volume_id,
             };
-            text.write(&io, target)?;
+            text.write(&*io, target)?;
         }
     }
-    sidetone_catalog::restore(&directory.join("catalog"), &home.join("catalog"))?;
+    let catalog = home.join("catalog");
+    let restored = sidetone_catalog::restore(&directory.join("catalog"), &catalog);
+    let mut damaged = Vec::new();
+    if let Err(error) = &restored {
+        if !may_be_made_anew(error) {
+            return Err(restored.unwrap_err().into());
+        }
+        tracing::error!(%error, "the catalog of the backup cannot be used: one is made of its log files");
+        rebuild::remove(&catalog)?;
+        let ids = [(VolumeNumber(0), description.store_id)].into_iter();
+        let ids = ids.chain(description.volumes.iter().map(|known| (known.volume, known.volume_id)));
+        let volume = |((number, id), (_, target)): ((VolumeNumber, Uuid), &(VolumeNumber, PathBuf))| Volume {
+            number,
+            id,
+            directory: target.clone(),
+            present: true,
+        };
+        let volumes: Vec<Volume> = ids.zip(&targets).map(volume).collect();
+        let logs = Logs::new(Arc::clone(&io), description.store_id, &volumes);
+        damaged = rebuild::make(&*io, &logs, &catalog, &mut |_| {})?.damaged;
+    }
     // From here on it is a store.
-    description.write(&io, home)?;
-    Ok(copying.done)
+    description.write(&*io, home)?;
+    if !damaged.is_empty() {
+        Store::own_up(home, (lock, description), &catalog, BTreeMap::new(), damaged)?;
+    }
+    Ok(RestoreReport { done: copying.done, catalog_made_anew: restored.err().map(|error| error.to_string()) })
 }

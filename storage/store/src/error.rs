@@ -60,9 +60,9 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
-    #[error("the catalog of the store in {} knows more than the journal in {} holds: put the missing journal files back, or have the catalog made again from what is there, with `sidetone store rebuild --store {}`", home.display(), journal.display(), home.display())]
+    #[error("the catalog of the store in {} knows more than the journal in {} holds: put the missing journal files back, or have the catalog made again from what is there, with `sidetone store rebuild --store {}` (`--accept-missing` when they are gone for good)", home.display(), journal.display(), home.display())]
     CatalogAhead { home: PathBuf, journal: PathBuf },
-    #[error("the new catalog misses {missing} recordings that the old one has, or has less about them ({}): the old one stays. Put back the segments, journal files and volumes that are gone (`sidetone store verify` names them), or accept the loss with `--accept-missing`", named(*missing, some))]
+    #[error("the new catalog misses {missing} recordings that the old one has, or part of them, or their audio lies in files that are gone ({}): the old one stays. Put back the segments, journal files and volumes that are gone (`sidetone store verify` names them), or accept the loss with `--accept-missing`", named(*missing, some))]
     RecordingsMissing { missing: u64, some: Vec<RecordingId> },
     #[error(
         "the new catalog cannot be held against the old one, which stays: {source} (--accept-missing takes the new one as it is)"

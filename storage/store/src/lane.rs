@@ -160,9 +160,9 @@ impl Lane {
     }
 
     /// What the flush in flight has made durable, if it is over.
-    pub(crate) fn poll(&mut self, wait: bool, index: usize) -> Result<Option<Settled>, LogError> {
+    pub(crate) fn poll(&mut self, index: usize) -> Result<Option<Settled>, LogError> {
         let Some(journal) = self.journal.as_mut().filter(|_| self.flush_began.is_some()) else { return Ok(None) };
-        match journal.poll_flush(wait) {
+        match journal.poll_flush(false) {
             Ok(None) => Ok(None),
             Ok(Some(flushed)) => {
                 self.flush_began = None;

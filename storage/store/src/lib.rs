@@ -64,14 +64,14 @@ mod volume;
 mod writer;
 
 pub use annotate::AnnotationChange;
-pub use backup::{BackupOptions, BackupProgress, BackupReport, Differing, backup, restore};
+pub use backup::{BackupOptions, BackupProgress, BackupReport, Differing, RestoreReport, backup, restore};
 pub use error::StoreError;
 pub use handle::{Receipt, StoreHandle};
 pub use keeper::{Keeper, StoreEvent};
 pub use open::{OpenCatalog, Store};
 pub use options::{Limits, SealingOptions, SpaceOptions, StoreOptions, Watermark};
 pub use reader::{ChunkLocation, ChunkPlace, StoreReader};
-pub use rebuild::{RebuildOptions, RebuildProgress, rebuild};
+pub use rebuild::{RebuildOptions, RebuildProgress, RebuildReport, rebuild};
 pub use sidetone_catalog::{
     BadCursor, CatalogStatistics, Count, Cursor, Filter, Measure, Query, RecordingPage, RecordingQuery, Span,
     TextField, TextMatch,

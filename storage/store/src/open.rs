@@ -14,11 +14,19 @@ use crate::writer::Queues;
 use crate::{StoreError, StoreOptions, StoreReader, StoreWriter, VolumeState, rebuild, volume};
 use sidetone_catalog::{Catalog, RocksCatalog};
 use sidetone_log::{Io, KnownEnd, RingIo};
+use sidetone_model::{Gap, RecordingId};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
+
+/// Recordings of which loss is written down at once.
+const OWNED_UP_AT_ONCE: usize = 64;
+
+/// Held as long as a process may write the store.
+pub(crate) type Lock = Arc<dyn Send + Sync>;
 
 /// Opens the catalog in a directory, and makes it when there is none.
 pub type OpenCatalog<'a> = dyn Fn(&Path) -> Result<Arc<dyn Catalog>, StoreError> + 'a;
@@ -61,7 +69,19 @@ impl Store {
         options: &StoreOptions,
         sabotage: Option<Sabotage>,
     ) -> Result<Self, StoreError> {
-        let (lock, mut description, is_new) = take(&*io, home, options)?;
+        let taken = take(&*io, home, options)?;
+        Self::open_taken(io, open_catalog, home, options, taken, sabotage)
+    }
+
+    /// With the lock in hand.
+    fn open_taken(
+        io: Arc<dyn Io>,
+        open_catalog: &OpenCatalog<'_>,
+        home: &Path,
+        options: &StoreOptions,
+        (lock, mut description, is_new): (Lock, Description, bool),
+        sabotage: Option<Sabotage>,
+    ) -> Result<Self, StoreError> {
         let volumes = volume::open(&*io, home, &mut description, &options.volumes, is_new || options.create_volumes)?;
         let logs = Logs::new(Arc::clone(&io), description.store_id, &volumes);
         let catalog = open_catalog(&home.join("catalog"))?;
@@ -96,17 +116,45 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens the store, of which the lock is held, only to write down that audio of recordings is gone, or may have lain where a journal is
+    /// damaged; closes it again. It has the
+    /// catalog in this directory meanwhile, which need not be in its place yet. Gives how many are incomplete now that were whole, or
+    /// have a gap more.
+    pub(crate) fn own_up(
+        home: &Path,
+        (lock, description): (Lock, Description),
+        catalog: &Path,
+        lost: BTreeMap<RecordingId, Vec<Gap>>,
+        damaged: Vec<Damage>,
+    ) -> Result<u64, StoreError> {
+        let io: Arc<dyn Io> = Arc::new(RingIo::new());
+        let options = StoreOptions { create: false, ..StoreOptions::new(description.node.clone()) };
+        let open_catalog = |_: &Path| Ok(Arc::new(RocksCatalog::open(catalog)?) as Arc<dyn Catalog>);
+        let mut store = Self::open_taken(io, &open_catalog, home, &options, (lock, description, false), None)?;
+        store.keeper.found_damaged(damaged)?;
+        let mut told = 0;
+        let mut lost = lost.into_iter().peekable();
+        while lost.peek().is_some() || !store.keeper.has_announced() {
+            for (recording, gaps) in lost.by_ref().take(OWNED_UP_AT_ONCE) {
+                told += u64::from(store.keeper.has_lost(recording, &gaps)?);
+            }
+            let announcements = store.keeper.to_announce();
+            announce(&mut store.writer, &mut store.keeper, announcements);
+            if !store.keeper.has_announced() {
+                return Err(StoreError::NoVolume { states: store.handle.shared.states() });
+            }
+        }
+        store.keeper.close(store.writer)?;
+        Ok(told)
+    }
+
     pub fn split(self) -> (StoreWriter, Keeper, Arc<StoreReader>, StoreHandle) {
         (self.writer, self.keeper, self.reader, self.handle)
     }
 }
 
 /// Takes the store's lock and reads its description, or makes the store. Tells whether it was made.
-fn take(
-    io: &dyn Io,
-    home: &Path,
-    options: &StoreOptions,
-) -> Result<(Box<dyn Send + Sync>, Description, bool), StoreError> {
+fn take(io: &dyn Io, home: &Path, options: &StoreOptions) -> Result<(Lock, Description, bool), StoreError> {
     is_no_backup(io, home)?;
     if Description::read(io, home)?.is_none() {
         if !options.create {
@@ -129,9 +177,9 @@ fn take(
 }
 
 /// The lock that keeps two writing processes off one store.
-pub(crate) fn take_lock(io: &dyn Io, home: &Path) -> Result<Box<dyn Send + Sync>, StoreError> {
+pub(crate) fn take_lock(io: &dyn Io, home: &Path) -> Result<Lock, StoreError> {
     let path = home.join("lock");
-    io.lock(&path).map_err(|source| match source.kind() {
+    io.lock(&path).map(Arc::from).map_err(|source| match source.kind() {
         io::ErrorKind::WouldBlock => {
             let text = io.read(&path).ok().and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
             let holder = text.trim();
@@ -278,7 +326,7 @@ fn announce(writer: &mut StoreWriter, keeper: &mut Keeper, announcements: usize)
 }
 
 /// The active recordings. Where their audio goes on is chosen with the first of it.
-fn running(shared: &Shared) -> Result<Vec<sidetone_model::RecordingId>, StoreError> {
+fn running(shared: &Shared) -> Result<Vec<RecordingId>, StoreError> {
     let active = |pending: &sidetone_catalog::Pending| pending.state == Some(sidetone_model::RecordingState::Active);
     Ok(shared.catalog.pending()?.into_iter().filter(active).map(|pending| pending.recording).collect())
 }

@@ -1,12 +1,13 @@
 //! Reading a store, beside its writer or alone.
 
+use crate::backup::may_be_made_anew;
 use crate::description::{Description, holds_logs};
 use crate::logs::Logs;
 use crate::shared::{Shared, SharedVolume, lock};
 use crate::space::Thresholds;
 use crate::volume::Volume;
-use crate::{StoreError, StoreOptions, StoreStatistics, VolumeState, VolumeStatistics, volume};
-use sidetone_catalog::{Catalog, Count, Filter, Query, RecordingPage, RocksCatalog};
+use crate::{StoreError, StoreOptions, StoreStatistics, VolumeState, VolumeStatistics, rebuild, volume};
+use sidetone_catalog::{Catalog, CatalogError, Count, Filter, Query, RecordingPage, RocksCatalog};
 use sidetone_log::format::{Frame, Meaning, RECORD_BYTES_MAX, decode_frame, interpret};
 use sidetone_log::{Chunk, Content, Io, Located, LogError, RingIo, Run, RunEntry, RunIndex, VolumeNumber};
 use sidetone_model::{Annotations, Recording, RecordingId, SavedCall, Tick, TrackId};
@@ -75,6 +76,27 @@ pub(crate) fn scratch_directory() -> Result<TempDir, StoreError> {
     tempfile::tempdir().map_err(|source| StoreError::io("create a directory in", std::env::temp_dir(), source))
 }
 
+/// A store on disk.
+struct StoreFound {
+    io: Arc<dyn Io>,
+    description: Description,
+    volumes: Vec<Volume>,
+}
+
+impl StoreFound {
+    fn find(home: &Path) -> Result<Self, StoreError> {
+        let not_found = || StoreError::NotFound { path: home.to_owned() };
+        let io: Arc<dyn Io> = Arc::new(RingIo::new());
+        let description = Description::read(&*io, home)?.ok_or_else(not_found)?;
+        if !home.join("catalog/CURRENT").exists() && !holds_logs(&*io, home) {
+            // Made, and killed before it had a catalog.
+            return Err(not_found());
+        }
+        let volumes = volume::locate(&*io, home, &description)?;
+        Ok(Self { io, description, volumes })
+    }
+}
+
 impl StoreReader {
     pub(crate) fn beside_writer(shared: Arc<Shared>, logs: Logs) -> Self {
         Self {
@@ -98,17 +120,38 @@ impl StoreReader {
 
     /// As [`open`](Self::open). What is called little free space is as in these options, with which the store is written.
     pub fn open_with(home: &Path, options: Option<&StoreOptions>) -> Result<Arc<Self>, StoreError> {
-        let not_found = || StoreError::NotFound { path: home.to_owned() };
-        let io: Arc<dyn Io> = Arc::new(RingIo::new());
-        let description = Description::read(&*io, home)?.ok_or_else(not_found)?;
-        let path = home.join("catalog");
-        if !path.join("CURRENT").exists() && !holds_logs(&*io, home) {
-            // Made, and killed before it had a catalog.
-            return Err(not_found());
-        }
-        let volumes = volume::locate(&*io, home, &description)?;
+        let StoreFound { io, description, volumes } = StoreFound::find(home)?;
         let options = options.cloned().unwrap_or_else(|| StoreOptions::new(description.node.clone()));
-        Self::alone(io, home, description, (&volumes, options), &path, scratch_directory()?)
+        let catalog = home.join("catalog");
+        Self::alone(io, home, description, (&volumes, options), &catalog, scratch_directory()?)
+    }
+
+    /// Opens a store only to check it. What cannot be done with its catalog is told beside the reader, which then has one that was made anew.
+    pub(crate) fn open_to_check(home: &Path) -> Result<(Arc<Self>, Option<CatalogError>), StoreError> {
+        let StoreFound { io, description, volumes } = StoreFound::find(home)?;
+        let options = StoreOptions::new(description.node.clone());
+        let (catalog, scratch) = (home.join("catalog"), scratch_directory()?);
+        match Self::alone(Arc::clone(&io), home, description.clone(), (&volumes, options), &catalog, scratch) {
+            Err(StoreError::Catalog(fault)) if may_be_made_anew(&fault) => {
+                Ok((Self::with_catalog_anew(io, home, description, &volumes)?, Some(fault)))
+            }
+            reader => Ok((reader?, None)),
+        }
+    }
+
+    /// Reads these volumes with a catalog of its own, made of what they hold.
+    pub(crate) fn with_catalog_anew(
+        io: Arc<dyn Io>,
+        home: &Path,
+        description: Description,
+        volumes: &[Volume],
+    ) -> Result<Arc<Self>, StoreError> {
+        let scratch = scratch_directory()?;
+        let catalog = scratch.path().join("anew");
+        let logs = Logs::new(Arc::clone(&io), description.store_id, volumes);
+        drop(rebuild::make(&*io, &logs, &catalog, &mut |_| {})?);
+        let options = StoreOptions::new(description.node.clone());
+        Self::alone(io, home, description, (volumes, options), &catalog, scratch)
     }
 
     /// Reads these volumes with this catalog, and writes nothing but to `scratch`.

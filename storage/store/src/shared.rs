@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     /// Tests only.
     pub(crate) sabotage: Option<Sabotage>,
     /// Behind everything else: the store is free when the rest is gone.
-    pub(crate) _lock: Option<Box<dyn Send + Sync>>,
+    pub(crate) _lock: Option<crate::open::Lock>,
 }
 
 /// One volume as writer and keeper share it.

@@ -8,7 +8,7 @@ use crate::logs::VolumeLogs;
 use crate::reader::StoreReader;
 use crate::{StoreError, backup};
 use serde::{Deserialize, Serialize};
-use sidetone_catalog::{Catalog, Filter, Query};
+use sidetone_catalog::{Catalog, CatalogError, Filter, Query};
 use sidetone_log::{
     Content, Damage, Fact, FactRecord, FactSequence, Fault, Finding, KnownEnd, LogError, LogPosition, SegmentEntry,
     SegmentNumber, Verified, VolumeNumber, merkle,
@@ -125,10 +125,16 @@ pub fn verify(
     options: &VerifyOptions,
     progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
 ) -> Result<VerifyReport, StoreError> {
-    match backup::open(home)? {
-        Some(reader) => reader.verify(&VerifyOptions { catalog_is_older: true, ..*options }, progress),
-        None => StoreReader::open(home)?.verify(options, progress),
-    }
+    let (reader, fault, catalog_is_older) = match backup::open(home)? {
+        Some((reader, fault)) => (reader, fault, true),
+        None => {
+            let (reader, fault) = StoreReader::open_to_check(home)?;
+            (reader, fault, options.catalog_is_older)
+        }
+    };
+    // One that was made of the logs just now is not older.
+    let catalog_is_older = catalog_is_older && fault.is_none();
+    reader.check(&VerifyOptions { catalog_is_older, ..*options }, fault, progress)
 }
 
 impl StoreReader {
@@ -136,6 +142,16 @@ impl StoreReader {
     pub fn verify(
         &self,
         options: &VerifyOptions,
+        progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
+    ) -> Result<VerifyReport, StoreError> {
+        self.check(options, None, progress)
+    }
+
+    /// `fault` is what is wrong with the catalog in place of which this reader has another.
+    fn check(
+        &self,
+        options: &VerifyOptions,
+        fault: Option<CatalogError>,
         progress: &mut dyn FnMut(&VerifyProgress) -> ControlFlow<()>,
     ) -> Result<VerifyReport, StoreError> {
         let mut check = Check {
@@ -148,6 +164,9 @@ impl StoreReader {
             pace: Pace { bytes_per_second: options.bytes_per_second, began: Instant::now() },
             tell: progress,
         };
+        if let Some(fault) = fault {
+            check.bad(BadPlace::of_catalog(None, fault.to_string()));
+        }
         check.run(options.catalog_is_older)?;
         Ok(check.report)
     }

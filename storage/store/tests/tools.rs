@@ -139,7 +139,7 @@ fn a_catalog_that_differs_from_the_log_is_told() {
     assert!((6..11).all(unknown) && !(1..6).any(unknown), "{:?}", report.bad);
     let mut of_recordings = report.bad.iter().filter(|bad| bad.recording.is_some());
     assert!(of_recordings.all(|bad| bad.file.is_none()), "their files are as they were written: {:?}", report.bad);
-    assert!(rebuild(&home, &RebuildOptions::default(), &mut |_| {}).unwrap().runs == 10);
+    assert!(rebuild(&home, &RebuildOptions::default(), &mut |_| {}).unwrap().done.runs == 10);
     assert!(check(&home).is_clean());
 }
 
@@ -255,7 +255,7 @@ fn a_rebuilt_catalog_is_the_same_and_an_interrupted_exchange_is_ended() {
     let before = lines(&home);
     assert!(before.iter().any(|line| line.contains("\"case\":\"7\"")));
     let mut told = 0;
-    let done = rebuild(&home, &RebuildOptions::default(), &mut |progress| told = progress.segments).unwrap();
+    let done = rebuild(&home, &RebuildOptions::default(), &mut |progress| told = progress.segments).unwrap().done;
     assert_eq!((done.damaged_places, done.runs, done.segments), (0, 20, told));
     assert_eq!(lines(&home), before);
     assert!(check(&home).is_clean());
@@ -551,9 +551,128 @@ fn a_rebuild_that_would_lose_recordings_keeps_the_old_catalog() {
     assert_eq!(lines(&home), before);
     assert!(!home.join("catalog.new").exists());
 
-    rebuild(&home, &RebuildOptions { accept_missing: true }, &mut |_| {}).unwrap();
+    let report = rebuild(&home, &RebuildOptions { accept_missing: true }, &mut |_| {}).unwrap();
+    assert_eq!((report.given_up, report.some.len(), report.made_incomplete), (5, 5, 0));
     let reader = StoreReader::open(&home).unwrap();
     assert_eq!(reader.search(&Query { limit: 1000, ..Query::default() }).unwrap().recordings.len(), 5);
+}
+
+/// `complete` means whole, also when somebody has given up a file.
+#[test]
+fn a_recording_that_lost_audio_with_a_file_is_not_complete_after_it_was_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let running = SealingOptions { running_after: Duration::ZERO, ..support::options().sealing };
+    let sealing_at_once = StoreOptions { sealing: running, ..support::options() };
+    // Sealed as far as it is, in a segment of one process; the rest in that of another.
+    let mut store = open_with(&home, &sealing_at_once);
+    fill(&mut store, 1..3, 2);
+    store.settle();
+    let first = store.reader.runs(id(2)).unwrap();
+    assert_eq!(first.len(), 1);
+    store.close();
+    let mut store = open_with(&home, &sealing_at_once);
+    for second in 10..15 {
+        store.writer.append_chunk(&header(2, second * 50), &[2; 5000]).unwrap();
+    }
+    store.writer.append_fact(fact(recording(2, RecordingState::Complete), None)).unwrap();
+    store.settle();
+    assert!(store.reader.runs(id(2)).unwrap().iter().any(|run| run.segment != first[0].segment));
+    store.close();
+    // Whole, and in a journal only.
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 3..4, 3);
+    store.close();
+    let is_complete = |number| {
+        let found = StoreReader::open(&home).unwrap().recording(id(number)).unwrap().unwrap();
+        found.state == RecordingState::Complete && found.gaps.is_empty()
+    };
+    assert!(is_complete(1) && is_complete(2));
+
+    std::fs::remove_file(home.join(LogFileName::Segment(first[0].segment).to_string())).unwrap();
+    assert!(rebuild(&home, &RebuildOptions::default(), &mut |_| {}).is_err());
+    assert!(is_complete(2), "nothing is given up yet");
+    let report = rebuild(&home, &RebuildOptions { accept_missing: true }, &mut |_| {}).unwrap();
+    assert_eq!((report.given_up, report.made_incomplete), (2, 2), "{report:?}");
+    assert!(report.some.contains(&id(1)) && report.some.contains(&id(2)), "{report:?}");
+    let spans = |number| {
+        let reader = StoreReader::open(&home).unwrap();
+        let found = reader.recording(id(number)).unwrap().unwrap();
+        assert_eq!(found.state, RecordingState::Incomplete);
+        found.gaps.iter().map(|gap| (gap.from, gap.to.unwrap())).collect::<Vec<_>>()
+    };
+    let gap = (Tick(0).start(), Tick(500).start());
+    assert!(spans(1) == [gap] && spans(2) == [gap], "what is left of 2 has no gap");
+    // It is in the log, not only in the catalog; and nothing is told twice.
+    std::fs::remove_dir_all(home.join("catalog")).unwrap();
+    let report = rebuild(&home, &RebuildOptions { accept_missing: true }, &mut |_| {}).unwrap();
+    assert_eq!((report.given_up, report.made_incomplete), (0, 0), "{report:?}");
+    assert!(spans(1) == [gap] && spans(2) == [gap]);
+    assert!(check(&home).is_clean(), "{:?}", check(&home).bad);
+}
+
+/// The same of a segment whose runs other files tell of.
+#[test]
+fn a_recording_whose_segment_is_gone_is_not_complete_after_it_was_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let mut store = open_with(&home, &options());
+    fill(&mut store, 1..4, 4);
+    store.settle();
+    let run = store.reader.runs(id(2)).unwrap().remove(0);
+    store.close();
+    // The journal, which has nothing but what was announced, is still there.
+    std::fs::remove_file(home.join(LogFileName::Segment(run.segment).to_string())).unwrap();
+    let error = rebuild(&home, &RebuildOptions::default(), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, StoreError::RecordingsMissing { missing: 3, .. }), "{error}");
+    let accept = RebuildOptions { accept_missing: true };
+    let report = rebuild(&home, &accept, &mut |_| {}).unwrap();
+    assert_eq!((report.given_up, report.made_incomplete), (3, 3), "{report:?}");
+    let found = StoreReader::open(&home).unwrap().recording(id(2)).unwrap().unwrap();
+    assert_eq!(found.state, RecordingState::Incomplete);
+    assert_eq!((found.gaps[0].from, found.gaps[0].to), (Tick(0).start(), Some(Tick(500).start())));
+    // Told once.
+    assert_eq!(rebuild(&home, &RebuildOptions::default(), &mut |_| {}).unwrap().given_up, 0);
+}
+
+/// The same of audio that lay in a journal only.
+#[test]
+fn a_recording_that_lost_audio_with_a_journal_is_not_complete_after_it_was_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let home = directory.path().join("store");
+    let options = two_volumes(directory.path());
+    let late = SealingOptions { interval: Duration::from_secs(1 << 40), ..options.sealing.clone() };
+    let options = StoreOptions { sealing: late, ..options };
+    let mut store = open_with(&home, &options);
+    fill(&mut store, 1..9, 9);
+    let volume_of =
+        |number| match &store.reader.chunk_locations(id(number), TrackId(0), Tick(0)..Tick(1)).unwrap()[0].place {
+            ChunkPlace::Journal { volume, .. } => *volume,
+            ChunkPlace::Segment { .. } | ChunkPlace::Unreadable { .. } => panic!("it is sealed"),
+        };
+    let lost: Vec<u128> = (1..9).filter(|&number| volume_of(number) == VolumeNumber(1)).collect();
+    assert!(!lost.is_empty() && lost.len() < 8);
+    store.close();
+    for file in std::fs::read_dir(directory.path().join("disk1/journal")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    let error = rebuild(&home, &RebuildOptions::default(), &mut |_| {}).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::RecordingsMissing { missing, .. } if *missing == lost.len() as u64),
+        "{error}"
+    );
+    let report = rebuild(&home, &RebuildOptions { accept_missing: true }, &mut |_| {}).unwrap();
+    assert_eq!((report.given_up, report.made_incomplete), (lost.len() as u64, lost.len() as u64), "{report:?}");
+    let reader = StoreReader::open(&home).unwrap();
+    for number in 1..9 {
+        let found = reader.recording(id(number)).unwrap().unwrap();
+        let gaps: Vec<_> = found.gaps.iter().map(|gap| (gap.from, gap.to)).collect();
+        let whole = (Tick(0).start(), Some(Tick(500).start()));
+        match lost.contains(&number) {
+            true => assert_eq!((found.state, gaps), (RecordingState::Incomplete, vec![whole])),
+            false => assert_eq!((found.state, gaps), (RecordingState::Complete, vec![])),
+        }
+    }
 }
 
 #[test]
@@ -601,6 +720,51 @@ fn a_backup_keeps_what_the_store_has_lost() {
     let again = directory.path().join("again");
     restore(&target, &again, &[], &mut |_| {}).unwrap();
     assert!(check(&again).is_clean());
+}
+
+/// The catalog is a projection: nothing that is wrong with it keeps anybody from the recordings, or from checking them.
+#[test]
+fn without_its_catalog_a_store_is_checked_and_a_backup_restored() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (home, target) = (path("store"), path("backup"));
+    let mut store = open_with(&home, &two_volumes(directory.path()));
+    fill(&mut store, 1..21, 11);
+    store.settle();
+    assert!(store.reader.backup(&target, &BackupOptions::default(), &mut |_| {}).unwrap().is_whole());
+    store.close();
+    let (before, clean) = (lines(&home), check(&home));
+    assert_eq!(check(&target).chunks, clean.chunks);
+    assert!(clean.is_clean(), "{:?}", clean.bad);
+
+    // One file of the backup's catalog is gone.
+    let mut tables: Vec<PathBuf> =
+        std::fs::read_dir(target.join("catalog/shared_checksum")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    tables.sort();
+    std::fs::remove_file(&tables[0]).unwrap();
+    let only_catalog = |report: &VerifyReport| {
+        assert!((report.chunks, report.runs) == (clean.chunks, clean.runs), "all audio is read: {report:?}");
+        assert_eq!(report.bad_places, 1, "{:?}", report.bad);
+        assert!(report.bad[0].volume.is_none() && report.bad[0].what.contains("catalog"), "{:?}", report.bad);
+    };
+    only_catalog(&check(&target));
+    let (again, disk) = (path("again"), path("disk2"));
+    let report = restore(&target, &again, std::slice::from_ref(&disk), &mut |_| {}).unwrap();
+    assert!(report.catalog_made_anew.is_some());
+    assert!(check(&again).is_clean(), "{:?}", check(&again).bad);
+    assert_eq!(lines(&again), before);
+    let reader = StoreReader::open(&again).unwrap();
+    assert!((1..21).all(|number| audio(&reader, number).len() == 10));
+    drop(reader);
+    let run = StoreReader::open(&home).unwrap().runs(id(1)).unwrap().remove(0);
+    let volume = if run.volume == VolumeNumber(0) { home.clone() } else { path("disk1") };
+    let segment = volume.join(LogFileName::Segment(run.segment).to_string());
+    std::fs::write(home.join("catalog/CURRENT"), "nothing").unwrap();
+    let report = check(&home);
+    assert!(report.bad_places == 1 && report.chunks == clean.chunks, "{report:?}");
+    // What is damaged beside it is told, too.
+    damage(&segment, run.offset + run.length / 2);
+    assert_eq!(check(&home).bad_places, 2, "{:?}", check(&home).bad);
 }
 
 #[test]

@@ -10,8 +10,8 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use sidetone_store::{
-    BackupOptions, BackupProgress, BackupReport, BadPlace, Differing, RebuildOptions, RebuildProgress, Skipped,
-    StoreError, StoreReader, VerifyOptions, VerifyReport,
+    BackupOptions, BackupProgress, BackupReport, BadPlace, Differing, RebuildOptions, RebuildProgress, RebuildReport,
+    Skipped, StoreError, StoreReader, VerifyOptions, VerifyReport,
 };
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -58,7 +58,8 @@ pub(crate) enum StoreCommand {
         /// Store directory. Must not be in use.
         #[arg(long, value_name = "DIR", default_value = "/var/lib/sidetone")]
         store: PathBuf,
-        /// Take the new catalog, even if it misses recordings that the old one has.
+        /// Take the new catalog, even if it misses recordings that the old one has. Those that have lost only part of their audio stay,
+        /// as `incomplete`, with a gap where it was; all that are given up are counted, and the newest named.
         #[arg(long)]
         accept_missing: bool,
         /// Print JSON.
@@ -289,7 +290,7 @@ fn rebuild(directory: &Path, options: &RebuildOptions, json: bool) -> Result<Exi
         ),
         error => error.into(),
     })?;
-    let RebuildProgress { segments, runs, records, damaged_places, .. } = done;
+    let RebuildReport { done: RebuildProgress { segments, runs, records, damaged_places, .. }, .. } = done;
     if json {
         print_json(&done)?;
     } else {
@@ -297,6 +298,19 @@ fn rebuild(directory: &Path, options: &RebuildOptions, json: bool) -> Result<Exi
             "a new catalog from {segments} segments with {runs} runs, and {records} records of journals, in {:.1} s\n",
             start.elapsed().as_secs_f64()
         );
+        if done.given_up > 0 {
+            text += &format!(
+                "{} recordings, or part of them, given up; {} of these are still there and `incomplete` now:\n",
+                done.given_up, done.made_incomplete
+            );
+            done.some.iter().for_each(|recording| text += &format!("  {recording}\n"));
+            if done.given_up > done.some.len() as u64 {
+                text += "  …\n";
+            }
+        }
+        if let Some(why) = &done.not_compared {
+            text += &format!("the old catalog did not tell what the new one misses, or not all of it: {why}\n");
+        }
         if damaged_places > 0 {
             text += &format!("{damaged_places} places could not be read: `sidetone store verify` names them\n");
         }
@@ -369,10 +383,15 @@ fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
     // The store remembers where its volumes are.
     let volumes = arguments.volumes.iter().map(absolute).collect::<Result<Vec<_>>>()?;
     let mut progress = |done: BackupProgress| show(&bar, &done);
-    let done = sidetone_store::restore(&arguments.directory, &arguments.store, &volumes, &mut progress)?;
+    let restored = sidetone_store::restore(&arguments.directory, &arguments.store, &volumes, &mut progress)?;
     bar.finish_and_clear();
     if !arguments.json {
-        print(format_args!("{} is a store: {}\n", arguments.store.display(), copied(&done)))?;
+        print(format_args!("{} is a store: {}\n", arguments.store.display(), copied(&restored.done)))?;
+        if let Some(error) = &restored.catalog_made_anew {
+            remark(format_args!(
+                "its catalog was made anew of its log files, for that of the backup cannot be used: {error}"
+            ));
+        }
     }
     let start = Instant::now();
     let options = VerifyOptions { catalog_is_older: true, ..VerifyOptions::default() };
@@ -383,7 +402,7 @@ fn restore(arguments: &RestoreArguments) -> Result<ExitCode> {
         Err(error) => (None, Some(one_line(error))),
     };
     if arguments.json {
-        print_json(&json!({ "store": arguments.store, "result": done, "check": report, "check_error": error }))?;
+        print_json(&json!({ "store": arguments.store, "result": restored, "check": report, "check_error": error }))?;
     } else if let Some(report) = report {
         print(report_text(report, start.elapsed().as_secs_f64()))?;
     }

@@ -1,15 +1,16 @@
-//! Damage in a journal before its audio was sealed: what was there is not known, only whom it may concern.
+//! Audio that the store had and has not any more, and the recordings that are not whole because of it. Of damage in a journal before its
+//! audio was sealed it is not known what was there, only whom it may concern.
 
 use super::{Keeper, StoreEvent};
 use crate::StoreError;
 use crate::catch_up::Damage;
 use sidetone_catalog::Pending;
 use sidetone_log::Fact;
-use sidetone_model::{CaptureTime, Gap, Recording, RecordingId, RecordingState};
+use sidetone_model::{CaptureTime, Gap, Recording, RecordingId, RecordingState, Tick};
 use std::sync::Arc;
 
 /// The reason of a gap that stands for audio which the store had and cannot read.
-pub(super) const REASON: &str = "damaged in the store";
+pub(crate) const REASON: &str = "damaged in the store";
 
 impl Keeper {
     /// Tells of damage that was met, and sees to it that no recording is shown as complete of which something may have lain there:
@@ -74,4 +75,32 @@ impl Keeper {
         tracing::error!(recording = %document.id, "part of a recording may have lain where a journal is damaged: it is incomplete");
         self.add_announcement(Fact::Recording { recording: Arc::new(document), resume: None });
     }
+    /// Audio of a recording is gone for good: one that is over is not whole any more. True when it has to be written so. What goes on is
+    /// the engine's, which will not call it whole.
+    pub(crate) fn has_lost(&mut self, recording: RecordingId, lost: &[Gap]) -> Result<bool, StoreError> {
+        let Some(mut document) = self.shared.catalog.recording(recording)? else { return Ok(false) };
+        let is_told =
+            document.state == RecordingState::Incomplete && lost.iter().all(|gap| document.gaps.contains(gap));
+        if document.state == RecordingState::Active || is_told {
+            return Ok(false);
+        }
+        document.state = RecordingState::Incomplete;
+        document.gaps.extend(lost.iter().filter(|gap| !document.gaps.contains(gap)).cloned().collect::<Vec<_>>());
+        self.add_announcement(Fact::Recording { recording: Arc::new(document), resume: None });
+        Ok(true)
+    }
+}
+
+/// What a recording's document says of audio that is gone: spans that touch each other together.
+pub(crate) fn gaps(mut spans: Vec<(Tick, Tick)>) -> Vec<Gap> {
+    spans.sort_unstable();
+    let mut merged: Vec<(Tick, Tick)> = Vec::new();
+    for (from, to) in spans {
+        match merged.last_mut() {
+            Some((_, end)) if from <= *end => *end = to.max(*end),
+            _ => merged.push((from, to)),
+        }
+    }
+    let gap = |(from, to): (Tick, Tick)| Gap { from: from.start(), to: Some(to.start()), reason: REASON.to_owned() };
+    merged.into_iter().map(gap).collect()
 }

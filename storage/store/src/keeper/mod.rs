@@ -39,6 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::time::Duration;
 
+pub(crate) use damage::gaps;
 pub(crate) use probe::look_at_space;
 pub(crate) use segments::OPEN_SPAN;
 

@@ -214,7 +214,9 @@ impl Keeper {
             self.shared.keeper().damaged_chunks += damaged.len() as u64;
             return true;
         };
-        let missing: Vec<Gap> = gaps(damaged).into_iter().filter(|gap| !document.gaps.contains(gap)).collect();
+        let spans = damaged.iter().map(|chunk| (chunk.first_tick, Tick(chunk.first_tick.0 + u64::from(chunk.ticks))));
+        let missing: Vec<Gap> =
+            damage::gaps(spans.collect()).into_iter().filter(|gap| !document.gaps.contains(gap)).collect();
         let is_active = document.state == RecordingState::Active;
         if missing.is_empty() && !is_active {
             return true;
@@ -287,24 +289,4 @@ pub(super) fn for_segment(record: FactRecord) -> FactRecord {
         }
         _ => record,
     }
-}
-
-/// The times of chunks, those that follow each other together.
-fn gaps(chunks: &[ChunkLocation]) -> Vec<Gap> {
-    let mut spans: Vec<(u64, u64)> =
-        chunks.iter().map(|chunk| (chunk.first_tick.0, chunk.first_tick.0 + u64::from(chunk.ticks))).collect();
-    spans.sort_unstable();
-    let mut merged: Vec<(u64, u64)> = Vec::new();
-    for (from, to) in spans {
-        match merged.last_mut() {
-            Some((_, end)) if from <= *end => *end = to.max(*end),
-            _ => merged.push((from, to)),
-        }
-    }
-    let gap = |(from, to): (u64, u64)| Gap {
-        from: Tick(from).start(),
-        to: Some(Tick(to).start()),
-        reason: damage::REASON.to_owned(),
-    };
-    merged.into_iter().map(gap).collect()
 }

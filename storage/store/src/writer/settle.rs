@@ -11,7 +11,7 @@ use std::sync::mpsc::TrySendError;
 
 impl StoreWriter {
     pub(super) fn poll_lane(&mut self, lane: usize) {
-        match self.lanes[lane].poll(false, lane) {
+        match self.lanes[lane].poll(lane) {
             Ok(Some(settled)) => {
                 if self.lanes[lane].shared.fault() == VolumeState::Stalled {
                     self.lanes[lane].shared.set_fault(VolumeState::Ok);
