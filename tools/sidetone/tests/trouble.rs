@@ -69,6 +69,16 @@ fn a_directory_that_is_no_store_is_left_alone() {
     assert!(!Path::new(&nowhere).exists());
 }
 
+/// The check goes on without the catalog, and names what mends it.
+fn tells_bad_catalog(command: &[&str]) {
+    let output = sidetone(command);
+    let (out, error) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{command:?}: {out} {error}");
+    assert!(out.contains("catalog") && out.contains("sidetone store rebuild"), "{command:?}: {out} {error}");
+    assert!(out.contains("2 recordings checked") && out.contains(": 1 damaged or missing place"), "{command:?}: {out}");
+    assert!(!error.contains("panicked"), "{error}");
+}
+
 #[test]
 fn a_truncated_catalog_is_refused_with_the_command_that_mends_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -80,8 +90,10 @@ fn a_truncated_catalog_is_refused_with_the_command_that_mends_it() {
         let opened = std::fs::File::options().write(true).open(catalog.join(file)).unwrap();
         opened.set_len(length).unwrap();
         for command in commands(&store, &path(directory.path(), "calls.pcap")) {
-            if command[..2] != ["store", "rebuild"] {
-                refused(&command, &["catalog", "sidetone store rebuild"]);
+            match command[..2] {
+                ["store", "rebuild"] => {}
+                ["store", "verify"] => tells_bad_catalog(&command),
+                _ => refused(&command, &["catalog", "sidetone store rebuild"]),
             }
         }
     }
@@ -107,7 +119,10 @@ fn a_piece_of_a_store_that_is_missing_is_named_with_the_remedy() {
     for piece in ["catalog/CURRENT", "catalog"] {
         std::fs::rename(at(piece), directory.path().join("away")).unwrap();
         for command in &commands(&store, &capture)[..5] {
-            refused(command, &["catalog", "sidetone store rebuild"]);
+            match command[..2] {
+                ["store", "verify"] => tells_bad_catalog(command),
+                _ => refused(command, &["catalog", "sidetone store rebuild"]),
+            }
         }
         std::fs::rename(directory.path().join("away"), at(piece)).unwrap();
     }
